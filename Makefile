@@ -1,0 +1,53 @@
+# Thin by intention: pip and CMake decide, this file only names what people type.
+
+PYTHON ?= python3
+VENV ?= .venv
+SANITIZE ?= 0
+BIN := $(VENV)/bin
+CORE_BUILD := build/core-$(SANITIZE)
+
+.PHONY: build tools check test test-native serve bench wheel clean
+
+build: build/.installed  ## an editable install in .venv; afterwards only what changed
+	@$(BIN)/cmake --build build/editable
+	@$(BIN)/cmake --install build/editable --component tgi_llamacpp --strip \
+	  --prefix "$(CURDIR)/build/editable-install" >build/install.log
+
+# pip runs again only when what it reads changed: the rest is ninja's.
+build/.installed: build/.tools pyproject.toml
+	$(BIN)/python -m pip install --quiet --no-build-isolation --editable .
+	@touch $@
+
+tools: build/.tools
+build/.tools: pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade "pip>=25.3"
+	$(BIN)/python -m pip install --quiet --group dev
+	@mkdir -p build && touch $@
+
+check: build/.tools  ## needs no compiler
+	$(BIN)/ruff format --check
+	$(BIN)/ruff check
+	$(BIN)/mypy
+	$(BIN)/clang-format --dry-run -Werror $$(find csrc -name '*.h' -o -name '*.cpp')
+
+test: build test-native
+	$(BIN)/python -m pytest
+
+test-native: build/.tools  ## the C++ core alone; SANITIZE=1 runs it under the sanitizers
+	@$(BIN)/cmake -S csrc -B $(CORE_BUILD) -G Ninja -DSANITIZE=$(SANITIZE) \
+	  -DCMAKE_MAKE_PROGRAM="$(CURDIR)/$(BIN)/ninja" >build/core.log
+	@$(BIN)/cmake --build $(CORE_BUILD)
+	@$(BIN)/ctest --test-dir $(CORE_BUILD) --output-on-failure
+
+serve: build  ## the demo model on port 3000
+	$(BIN)/tgi-llamacpp demo
+
+bench: build
+	$(BIN)/python -m benchmarks
+
+wheel: build/.tools
+	$(BIN)/python -m pip wheel --no-build-isolation --no-deps --wheel-dir dist .
+
+clean:  ## keeps .venv and the downloaded source
+	rm -rf build dist
