@@ -1,0 +1,73 @@
+// Chooses the next token of one sequence from one row of logits.
+//
+// Order: repetition, frequency and presence penalty; temperature; top-k; top-p; typical-p; draw.
+// The log-probability reported is the model's own log-softmax, before any of that.
+// Knows no llama.cpp and no Python; called by native/_runner.pyx without the GIL. No exceptions
+// leave it, nothing is printed, and no function of the hot path allocates once its buffers grew.
+
+#pragma once
+
+#include <cstdint>
+#include <memory>
+
+namespace tgi {
+
+// Plain parameters; the defaults are "off", and greedy.
+struct SamplerParams {
+    float temperature = 0.0f;         // 0: greedy, the argmax of the penalised logits
+    int32_t top_k = 0;                // 0: off
+    float top_p = 1.0f;               // 1: off; keep the smallest prefix with mass >= top_p
+    float typical_p = 1.0f;           // 1: off
+    float repetition_penalty = 1.0f;  // 1: off; over prompt and output
+    float frequency_penalty = 0.0f;   // 0: off; times the count of the token
+    float presence_penalty = 0.0f;    // 0: off
+    bool penalize_prompt = false;     // frequency and presence count the prompt too
+    uint64_t seed = 0;                // with the position, the only source of randomness
+    int32_t num_top = 0;              // alternatives to report, by raw log-probability
+};
+
+struct SampledToken {
+    int32_t id;
+    float logprob;  // of the model, natural logarithm
+};
+
+enum class SampleStatus : int32_t {
+    ok = 0,
+    no_finite_logit = 1,  // every logit is NaN or -inf: there is nothing to choose
+    out_of_memory = 2,
+    bad_argument = 3,  // an id outside [0, num_vocab), or num_top < 0
+};
+
+const char *sample_status_message(SampleStatus status) noexcept;
+
+// The uniform number in [0, 1) that the draw at `position` uses: a hash of both, 53 bits.
+// `position` is the index of the token to be drawn in prompt + output.
+double draw_uniform(uint64_t seed, int64_t position) noexcept;
+
+// The state of one sequence: parameters and token counts.
+class Sampler {
+  public:
+    // num_vocab: logits in a row, ids that may be sampled are [0, num_vocab).
+    explicit Sampler(int32_t num_vocab) noexcept;
+    ~Sampler() noexcept;
+    Sampler(const Sampler &) = delete;
+    Sampler &operator=(const Sampler &) = delete;
+
+    // Start a sequence: forget the last one's counts, count these.
+    SampleStatus reset(const SamplerParams &params, const int32_t *prompt_ids, int64_t num_prompt,
+                       const int32_t *output_ids, int64_t num_output) noexcept;
+
+    // Choose from logits[num_vocab], which are not changed, and count the choice.
+    // top_ids and top_logprobs take params.num_top entries, best first, and may be null if that is 0.
+    // NaN counts as -inf. Ties go to the lower id.
+    SampleStatus sample(const float *logits, int64_t position, SampledToken *out, int32_t *top_ids,
+                        float *top_logprobs) noexcept;
+
+    int32_t num_top() const noexcept;
+
+  private:
+    struct State;
+    std::unique_ptr<State> state_;
+};
+
+}  // namespace tgi

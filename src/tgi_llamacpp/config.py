@@ -1,0 +1,136 @@
+"""What an operator can set, frozen and split per process. A default is written here alone.
+
+ServerConfig is the operator's view: each of its fields is a flag and an environment variable, which
+flags.py explains. derive.py resolves it into RouterConfig and into EngineConfig, which the engine
+gets inside its Start frame. Nothing here reads a file, the environment or the machine.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+import msgspec
+
+Count = Annotated[int, msgspec.Meta(ge=1)]
+CountOrZero = Annotated[int, msgspec.Meta(ge=0)]
+Port = Annotated[int, msgspec.Meta(ge=0, le=65535)]
+
+
+class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """Everything the engine process needs; all values are resolved (no None for "derive")."""
+
+    model_path: str  # a .gguf file
+    max_total_tokens: int  # prompt and output of one sequence; at most the model's context
+    max_batch_total_tokens: int  # the budget
+    max_physical_batch_total_tokens: int  # rows of one ubatch, and of one step
+    max_batch_size: int  # slots
+    n_threads: int
+    n_threads_batch: int
+    n_gpu_layers: int  # -1 is all of them
+    split_mode: str = "layer"  # layer, row, none
+    main_gpu: int = 0
+    numa: str = "disabled"
+    use_mmap: bool = True
+    use_mlock: bool = False
+    offload_kqv: bool = True
+    flash_attention: bool = True
+    type_k: str = "f16"  # ggml's own name: f32, f16, bf16, q8_0, iq4_nl, ...
+    type_v: str = "f16"
+    extra_eog_ids: list[int] = []  # of generation_config.json
+    log_level: str = "info"
+    json_output: bool = False
+
+
+class LimitsConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """What the router refuses before the engine hears of it."""
+
+    max_concurrent_requests: int
+    max_input_tokens: int
+    max_total_tokens: int
+    max_best_of: int = 2
+    max_stop_sequences: int = 4
+    max_top_n_tokens: int = 5
+    max_client_batch_size: int = 4
+    payload_limit: int = 2_000_000
+    disable_grammar_support: bool = False
+
+
+class RouterConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """How the router listens, and what it says of itself."""
+
+    model_id: str
+    limits: LimitsConfig
+    revision: str | None = None
+    hostname: str = "0.0.0.0"
+    port: int = 3000
+    validation_workers: int = 2
+    cors_allow_origin: list[str] = []
+    api_key: str | None = None
+    json_output: bool = False
+    compute_type: str = "cpu"
+
+
+def _default(owner: type[msgspec.Struct], name: str) -> Any:
+    """The default that a struct above gives to its field of this name."""
+    return {field.name: field.default for field in msgspec.structs.fields(owner)}[name]
+
+
+class ServerConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """What an operator sets: `max_total_tokens` is --max-total-tokens and MAX_TOTAL_TOKENS.
+
+    Names and types are TGI's. None means that the value is derived, or was not given.
+    """
+
+    model_id: str
+    revision: str = "main"
+    model_gguf: str | None = None
+
+    n_threads: CountOrZero | None = None
+    n_threads_batch: CountOrZero | None = None
+    n_gpu_layers: Annotated[int, msgspec.Meta(ge=-1)] = -1
+    split_mode: str = _default(EngineConfig, "split_mode")
+    numa: Literal["disabled", "distribute", "isolate", "numactl", "mirror"] = "disabled"
+    disable_mmap: bool = False
+    use_mlock: bool = False
+    disable_offload_kqv: bool = False
+    disable_flash_attention: bool = False
+    type_k: str = _default(EngineConfig, "type_k")
+    type_v: str = _default(EngineConfig, "type_v")
+
+    validation_workers: CountOrZero = _default(RouterConfig, "validation_workers")
+    max_concurrent_requests: Count | None = None
+    max_input_tokens: Count | None = None
+    max_total_tokens: Count | None = None
+    max_batch_total_tokens: Count | None = None
+    max_physical_batch_total_tokens: Count | None = None
+    max_batch_size: CountOrZero | None = None
+    max_best_of: CountOrZero = _default(LimitsConfig, "max_best_of")
+    max_stop_sequences: CountOrZero = _default(LimitsConfig, "max_stop_sequences")
+    max_top_n_tokens: CountOrZero = _default(LimitsConfig, "max_top_n_tokens")
+    max_client_batch_size: Count = _default(LimitsConfig, "max_client_batch_size")
+    payload_limit: Count = _default(LimitsConfig, "payload_limit")
+
+    hostname: str = _default(RouterConfig, "hostname")
+    port: Port = _default(RouterConfig, "port")
+    api_key: str | None = None
+    cors_allow_origin: list[str] = []
+    shutdown_timeout: CountOrZero = 90
+    json_output: bool = False
+    log_level: str = _default(EngineConfig, "log_level")
+    compute_type: str | None = None
+    tokenizer_config_path: str | None = None
+    disable_grammar_support: bool = False
+
+    # Spellings of TGI's documentation and of its earlier versions.
+    use_mmap: bool | None = None
+    offload_kqv: bool | None = None
+    flash_attention: bool | None = None
+    max_input_length: Count | None = None
+
+    # TGI's, without effect here: flags.py says why.
+    defrag_threshold: float | None = None
+    prometheus_port: Port | None = None
+    otlp_endpoint: str | None = None
+    otlp_service_name: str | None = None
+    usage_stats: Literal["on", "off", "no-stack"] | None = None
+    max_image_fetch_size: CountOrZero | None = None

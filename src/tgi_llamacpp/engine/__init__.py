@@ -1,0 +1,1 @@
+"""The engine process: admission, token budget, slots, decode. Ids in, ids out; it knows no text."""

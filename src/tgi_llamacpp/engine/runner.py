@@ -1,0 +1,107 @@
+"""The seam between scheduler and native code: a Plan goes in, a StepResult comes out.
+
+native.Runner is the real one, FakeRunner (fake_runner.py) the deterministic one. Neither knows
+what a request, a budget or a queue is.
+"""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from tgi_llamacpp.messages import SamplingParams
+
+Int32s = npt.NDArray[np.int32]
+Float32s = npt.NDArray[np.float32]
+
+NO_TOKEN = -1  # in StepResult.token_ids: the row had no finite logit, so its sequence must fail
+MAX_TOP_TOKENS = 64  # alternatives that one row can report
+
+
+class StepStatus(enum.IntEnum):
+    """What llama_decode said, as far as a scheduler can act on it. Anything else raises RunnerError."""
+
+    OK = 0
+    NO_KV_SPACE = 1  # nothing was changed: preempt or shrink, and plan again
+    ABORTED = 2  # ask num_cells() what was done
+
+
+@dataclass(frozen=True, slots=True)
+class RunnerLimits:
+    """Fixed at load."""
+
+    num_slots: int
+    max_slot_tokens: int  # positions that one slot can hold
+    max_pool_tokens: int  # cells of all slots together
+    max_step_tokens: int  # rows of one plan
+    num_vocab: int
+    is_unified: bool  # one pool of cells; else each slot has max_slot_tokens of its own
+    can_trim: bool  # trim() to a position > 0 works (not for recurrent and hybrid models)
+    max_top_tokens: int = MAX_TOP_TOKENS
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """The rows of one step, as columns of equal length, grouped by slot, positions ascending.
+
+    samples[i] marks the rows whose logits are sampled: at most one a slot, its last.
+    """
+
+    slots: Int32s
+    positions: Int32s
+    token_ids: Int32s
+    samples: npt.NDArray[np.int8]
+
+
+@dataclass(frozen=True, slots=True)
+class StepResult:
+    """One entry per sampled row, in the order of the plan. Arrays are valid until the next step.
+
+    token_ids may hold NO_TOKEN. top_ids and top_logprobs have num_top_tokens of the slot's parameters valid entries a row.
+    """
+
+    status: StepStatus
+    slots: Int32s  # [n]
+    token_ids: Int32s  # [n]
+    logprobs: Float32s  # [n]
+    top_ids: Int32s  # [n, max_top]
+    top_logprobs: Float32s  # [n, max_top]
+
+
+class Runner(Protocol):
+    """One llama.cpp context with its samplers. Driven by one thread."""
+
+    @property
+    def limits(self) -> RunnerLimits: ...
+
+    def open(self, slot: int, params: SamplingParams, prompt_ids: Int32s, generated_ids: Int32s) -> None:
+        """Bind a sequence's sampler to an empty slot: counts for penalties, seed, cuts."""
+
+    def step(self, plan: Plan) -> StepResult:
+        """Decode every row, sample the marked ones, and count each sampled id for its penalties.
+
+        A row must sit at position num_cells(slot): no gaps, no overlaps.
+        Raises RunnerError on a malformed plan or a dead backend.
+        """
+
+    def move(self, src: int, dst: int) -> None:
+        """Make the empty slot dst what src is, sampler included, and empty src."""
+
+    def trim(self, slot: int, num_tokens: int) -> bool:
+        """Forget positions [num_tokens, ...). False where the memory cannot, and nothing was changed."""
+
+    def drop(self, slot: int) -> None:
+        """Empty the slot and unbind its sampler."""
+
+    def num_cells(self, slot: int) -> int:
+        """Positions that the slot holds, [0, num_cells)."""
+
+    def num_reused_graphs(self) -> int:
+        """Since load."""
+
+    def close(self) -> None:
+        """Free everything; idempotent."""

@@ -1,0 +1,135 @@
+"""Every error that a user can meet, and the HTTP status of each.
+
+Raised anywhere, rendered in one place (router/app.py). The table:
+
+| class              | error_type                     | status | raised by |
+|--------------------|--------------------------------|--------|-----------|
+| BodyError          | (plain text, TGI's framework)  | 400, 413, 415, 422 | router/schemas |
+| ValidationError    | validation                     | 422    | router/validation |
+| TemplateError      | template_error                 | 422    | router/chat |
+| ToolError          | tool_error                     | 422    | router/openai |
+| OverloadedError    | overloaded                     | 429    | router/generation |
+| GenerationError    | generation                     | 424    | engine, by way of Failed |
+| IncompleteError    | incomplete_generation          | 500    | router/engine_client |
+| UnhealthyError     | healthcheck                    | 503    | router/tgi |
+| EngineUnavailable  | engine_unavailable             | 503    | router/engine_client |
+| StartupError       | (one sentence, exit code 1)    | -      | cli, model loading |
+| UsageError         | (one sentence, exit code 2)    | -      | cli |
+
+RunnerError is the engine's own: the native core met a bug of ours or died; it never crosses a socket.
+"""
+
+from __future__ import annotations
+
+
+class TgiError(Exception):
+    """An error that becomes an HTTP answer. `message` is the whole text on the wire."""
+
+    error_type = "generation"
+    http_status = 500
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
+        self.message = message
+
+
+class BodyError(TgiError):
+    """The body never became a request: TGI answers these in plain text."""
+
+    error_type = "body"
+
+    def __init__(self, message: str, http_status: int) -> None:
+        super().__init__(message)
+        self.http_status = http_status
+
+
+class ValidationError(TgiError):
+    """A parameter or a length is out of its limits."""
+
+    error_type = "validation"
+    http_status = 422
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"Input validation error: {reason}")
+        self.reason = reason
+
+
+class TemplateError(TgiError):
+    """The chat template is missing, or complained."""
+
+    error_type = "template_error"
+    http_status = 422
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"Template error: {reason}")
+        self.reason = reason
+
+
+class ToolError(TgiError):
+    """Tools or a tool choice that cannot be honoured."""
+
+    error_type = "tool_error"
+    http_status = 422
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"Tool error: {reason}")
+        self.reason = reason
+
+
+class OverloadedError(TgiError):
+    """No concurrency permit is free."""
+
+    error_type = "overloaded"
+    http_status = 429
+
+    def __init__(self) -> None:
+        super().__init__("Model is overloaded")
+
+
+class GenerationError(TgiError):
+    """The engine gave up on this sequence."""
+
+    error_type = "generation"
+    http_status = 424
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"Request failed during generation: {reason}")
+        self.reason = reason
+
+
+class IncompleteError(TgiError):
+    """The engine stopped without a final token."""
+
+    error_type = "incomplete_generation"
+
+    def __init__(self, message: str = "Incomplete generation") -> None:
+        super().__init__(message)
+
+
+class UnhealthyError(TgiError):
+    """The health probe failed."""
+
+    error_type = "healthcheck"
+    http_status = 503
+
+    def __init__(self) -> None:
+        super().__init__("unhealthy")
+
+
+class EngineUnavailable(TgiError):
+    """There is no engine to run this request; the reason says why."""
+
+    error_type = "engine_unavailable"
+    http_status = 503
+
+
+class StartupError(Exception):
+    """The server cannot start: one sentence for the terminal, exit code 1."""
+
+
+class UsageError(Exception):
+    """The command line cannot be understood: one sentence, exit code 2."""
+
+
+class RunnerError(Exception):
+    """The native core refused a plan (a bug of ours) or is beyond use."""

@@ -1,0 +1,209 @@
+"""Every struct that crosses the socket between router and engine, and the frame around it.
+
+A frame is a 4-byte little-endian length and that many bytes of msgpack. Token ids travel as raw
+little-endian int32 columns, sequence ids as int64, log-probabilities as float32: one StepOut a step,
+whatever the number of sequences. Both processes import this module; it imports neither.
+
+Order on the wire: the router sends Start; the engine answers Progress*, then Ready or Failed;
+then Submit and Abort go in, StepOut, SequenceFailed and Stats come out. End of file is the death
+notice in both directions.
+"""
+
+from __future__ import annotations
+
+import enum
+import struct
+
+import msgspec
+
+from tgi_llamacpp.config import EngineConfig
+
+PROTOCOL_VERSION = 1
+MAX_FRAME_BYTES = 64 * 1024 * 1024
+_LENGTH = struct.Struct("<I")
+
+
+class Finish(enum.IntEnum):
+    """Why a sequence ended, as one byte of StepOut.finishes. Stop strings are the router's affair."""
+
+    NONE = 0
+    EOG = 1
+    LENGTH = 2
+
+
+class SamplingParams(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """How to choose the next token. The order is that of the fields, after the penalties.
+
+    temperature 0 is greedy: the argmax of the penalised logits. Penalties of 1.0, 0.0 and 0.0,
+    top_k 0, top_p 1.0 and typical_p 1.0 are off.
+    """
+
+    temperature: float = 0.0
+    top_k: int = 0
+    top_p: float = 1.0
+    typical_p: float = 1.0
+    repetition_penalty: float = 1.0  # divides positive and multiplies negative logits; prompt + output
+    frequency_penalty: float = 0.0  # times the count of the token
+    presence_penalty: float = 0.0  # once, if the token occurred
+    penalize_prompt: bool = False  # frequency and presence count the prompt too (TGI's routes)
+    seed: int = 0  # of this sequence, unsigned 64-bit: already hashed with the choice index
+    num_top_tokens: int = 0  # alternatives to report beside the chosen token
+
+
+class Start(msgspec.Struct, frozen=True, array_like=True, tag="start"):
+    """The first frame, from the router: what to load."""
+
+    epoch: int
+    config: EngineConfig
+
+
+class Submit(msgspec.Struct, frozen=True, array_like=True, tag="submit", gc=False):
+    """Run one sequence. `generated_ids` is not empty when a sequence is resumed.
+
+    max_new_tokens counts all output, that in generated_ids included.
+    """
+
+    seq_id: int
+    prompt_ids: bytes  # int32[num_prompt]
+    generated_ids: bytes  # int32[num_generated]
+    max_new_tokens: int
+    params: SamplingParams
+    ignore_eog: bool = False
+
+
+class Abort(msgspec.Struct, frozen=True, array_like=True, tag="abort", gc=False):
+    """Forget these sequences; ids that are unknown or finished are no error."""
+
+    seq_ids: list[int]
+
+
+class Progress(msgspec.Struct, frozen=True, array_like=True, tag="progress", gc=False):
+    """How far the model has been loaded, 0 to 1."""
+
+    fraction: float
+
+
+class Ready(msgspec.Struct, frozen=True, array_like=True, tag="ready"):
+    """The engine serves. The router checks versions and pieces before it opens its port."""
+
+    epoch: int
+    protocol_version: int
+    package_version: str
+    num_vocab: int
+    bos_id: int | None
+    eog_ids: list[int]
+    pieces_hash: str  # hex sha256 over the raw vocabulary texts, see native.Model.pieces_hash
+    num_slots: int
+    max_sequence_tokens: int  # prompt and output of one sequence, after the model's own limit
+    max_batch_total_tokens: int
+    device: str  # for people: "CPU", "CUDA0 (NVIDIA H100)"
+    notes: list[str]  # sentences for the log: lowered limits, missing devices
+
+
+class Failed(msgspec.Struct, frozen=True, array_like=True, tag="failed"):
+    """The engine cannot start or go on; it exits after this frame. One sentence."""
+
+    epoch: int
+    message: str
+
+
+class SequenceFailed(msgspec.Struct, frozen=True, array_like=True, tag="seq_failed", gc=False):
+    """One sequence ended without a finish. One sentence."""
+
+    epoch: int
+    seq_id: int
+    message: str
+
+
+class StepOut(msgspec.Struct, frozen=True, array_like=True, tag="step", gc=False):
+    """What one step produced: row i is one new token of sequence seq_ids[i].
+
+    top_ids and top_logprobs concatenate, row after row, top_counts[i] alternatives each, best first.
+    """
+
+    epoch: int
+    seq_ids: bytes  # int64[n]
+    token_ids: bytes  # int32[n]
+    logprobs: bytes  # float32[n], the model's own log-softmax
+    finishes: bytes  # uint8[n], Finish
+    admitted: bytes = b""  # int64[], sequences that left the queue in this step
+    top_counts: bytes = b""  # uint8[n], empty when no row has alternatives
+    top_ids: bytes = b""  # int32[sum(top_counts)]
+    top_logprobs: bytes = b""  # float32[sum(top_counts)]
+
+
+class Stats(msgspec.Struct, frozen=True, array_like=True, tag="stats", gc=False):
+    """Counters since the start and gauges of now; sent at most a few times a second, and when idle."""
+
+    epoch: int
+    num_steps: int
+    num_decode_tokens: int
+    num_prefill_tokens: int
+    num_waiting: int
+    num_running: int
+    num_reserved_tokens: int  # of the budget
+    num_shared_steps: int  # steps that ran more than one sequence
+    num_reused_graphs: int
+    step_s: float  # time inside Runner.step, summed
+
+
+FromRouter = Start | Submit | Abort
+FromEngine = Progress | Ready | Failed | SequenceFailed | StepOut | Stats
+
+_encoder = msgspec.msgpack.Encoder()
+
+
+class FrameError(Exception):
+    """The peer sent what is no frame: too long, or not of the protocol."""
+
+
+def encode_frame(message: FromRouter | FromEngine) -> bytes:
+    """One message as length and body.
+
+    Raises:
+        FrameError: the body is longer than MAX_FRAME_BYTES.
+    """
+    body = _encoder.encode(message)
+    if len(body) > MAX_FRAME_BYTES:
+        raise FrameError(f"a frame of {len(body)} bytes is over the limit of {MAX_FRAME_BYTES}")
+    return _LENGTH.pack(len(body)) + body
+
+
+class FrameDecoder:
+    """Cuts a byte stream into messages of one direction.
+
+    `feed` takes what the socket gave and returns the messages that are now whole.
+    """
+
+    def __init__(self, message_type: object) -> None:
+        self._decoder: msgspec.msgpack.Decoder[FromRouter | FromEngine] = msgspec.msgpack.Decoder(
+            message_type  # type: ignore[arg-type]  # a union is a valid type here
+        )
+        self._buffer = bytearray()
+
+    def feed(self, data: bytes) -> list[FromRouter | FromEngine]:
+        """Messages completed by `data`, in order.
+
+        Raises:
+            FrameError: the length is over the limit or the body is no message of this direction.
+        """
+        self._buffer += data
+        messages: list[FromRouter | FromEngine] = []
+        start = 0
+        while len(self._buffer) - start >= _LENGTH.size:
+            (length,) = _LENGTH.unpack_from(self._buffer, start)
+            if length > MAX_FRAME_BYTES:
+                raise FrameError(f"a frame of {length} bytes is over the limit of {MAX_FRAME_BYTES}")
+            end = start + _LENGTH.size + length
+            if len(self._buffer) < end:
+                break
+            messages.append(self._decode(bytes(self._buffer[start + _LENGTH.size : end])))
+            start = end
+        del self._buffer[:start]
+        return messages
+
+    def _decode(self, body: bytes) -> FromRouter | FromEngine:
+        try:
+            return self._decoder.decode(body)
+        except msgspec.MsgspecError as error:
+            raise FrameError(f"not a message of the protocol: {error}") from error

@@ -1,0 +1,58 @@
+"""The native core: Model and Runner over llama.cpp's C API.
+
+Owns the two reasons why it may not import, and says each in a sentence: it was not built, or it
+was built for another CPU. Knows no scheduler and no text. Only the engine process imports it.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+
+def cpu_features(cpuinfo: str) -> frozenset[str]:
+    """The instruction sets that the text of /proc/cpuinfo lists, of x86-64 or arm64; else empty."""
+    for line in cpuinfo.splitlines():
+        name, _, value = line.partition(":")
+        if name.strip() in ("flags", "Features"):
+            return frozenset(value.split())
+    return frozenset()
+
+
+def missing_features(needed: tuple[str, ...], present: frozenset[str]) -> str | None:
+    """The sentence for a CPU that lacks what the build needs; None where it has all, or none is known."""
+    missing = [feature for feature in needed if feature not in present]
+    if not missing or not present:
+        return None
+    return (
+        f"tgi-llamacpp was built for a CPU with {', '.join(missing)}, which this one lacks: "
+        "build it on this machine, or anywhere with `-C cmake.define.llamacpp_native=OFF`."
+    )
+
+
+def _read_cpuinfo() -> str:
+    try:
+        return Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return ""
+
+
+try:
+    from tgi_llamacpp.native import _build_info
+except ModuleNotFoundError as error:
+    raise ImportError(
+        "tgi-llamacpp's native library is not built: run `make build` in a checkout, "
+        "or `pip install .` there."
+    ) from error
+
+if (_complaint := missing_features(_build_info.CPU_FEATURES, cpu_features(_read_cpuinfo()))) is not None:
+    raise ImportError(_complaint)
+
+from tgi_llamacpp.native._model import Model
+from tgi_llamacpp.native._runner import Runner
+
+# Where ggml finds the backends that it loads at run time; None where they are linked in.
+LIBRARY_DIR: str | None = (
+    str(Path(_build_info.__file__).parent / "lib") if _build_info.LOADS_BACKENDS else None
+)
+
+__all__ = ["LIBRARY_DIR", "Model", "Runner", "cpu_features", "missing_features"]

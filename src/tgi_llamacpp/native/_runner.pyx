@@ -1,0 +1,352 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, embedsignature=False
+# distutils: language=c++
+"""One llama.cpp context with its slots and samplers, driven by one thread.
+
+Knows no request, no budget and no text. One Cython call a step: fill the batch, decode, sample,
+all without the GIL. engine/runner.py is the contract.
+"""
+
+import numpy as np
+
+from cpython.mem cimport PyMem_Free, PyMem_Malloc
+from libc.stdint cimport int8_t, int32_t, int64_t
+
+from tgi_llamacpp.engine.runner import MAX_TOP_TOKENS, NO_TOKEN, RunnerLimits, StepResult, StepStatus
+from tgi_llamacpp.errors import RunnerError, StartupError
+from tgi_llamacpp.native cimport llama as ll
+from tgi_llamacpp.native cimport sampler as smp
+from tgi_llamacpp.native._model cimport Model
+from tgi_llamacpp.native._sampler cimport reset_sampler
+
+from tgi_llamacpp.native._model import log_lines
+
+cdef int32_t _NO_TOKEN = NO_TOKEN
+
+
+cdef class Runner:
+    """One llama.cpp context: slots with their cells and samplers. See engine.runner.Runner.
+
+    KV is split, a share for each slot, where every slot's share fits the budget; else unified, one
+    pool of the budget's size.
+    """
+
+    cdef Model _parent  # keeps the weights alive
+    cdef ll.llama_context* _ctx  # owned
+    cdef ll.llama_memory_t _memory  # the context's
+    cdef ll.llama_batch _batch  # owned; max_step_tokens rows
+    cdef ll.ggml_threadpool_t _pool  # owned, one-row graphs
+    cdef ll.ggml_threadpool_t _pool_batch  # owned unless it is _pool, all other graphs
+    cdef smp.Sampler** _samplers  # owned, one a slot
+    cdef int32_t* _num_cells  # owned, one a slot
+    cdef int8_t* _is_open  # owned, one a slot
+    cdef int32_t _num_slots
+    cdef int32_t _max_step_tokens
+    cdef int32_t _max_slot_tokens
+    cdef readonly object limits
+    cdef object _slots, _token_ids, _logprobs, _top_ids, _top_logprobs  # result columns
+
+    def __cinit__(self):
+        self._ctx = NULL
+        self._batch.token = NULL
+        self._pool = NULL
+        self._pool_batch = NULL
+        self._samplers = NULL
+        self._num_cells = NULL
+        self._is_open = NULL
+        self._num_slots = 0
+
+    def __init__(self, Model model, config):
+        self._parent = model
+        try:
+            self._open_context(config)
+            self._attach_threads(config.n_threads, config.n_threads_batch)
+            self._allocate_slots()
+        except BaseException:
+            self.close()
+            raise
+
+    def _open_context(self, config):
+        cdef ll.llama_context_params params = ll.llama_context_default_params()
+        num_slots = config.max_batch_size
+        max_slot_tokens = min(config.max_total_tokens, self._parent.context_length)
+        is_unified = num_slots * max_slot_tokens > config.max_batch_total_tokens
+        params.n_ctx = config.max_batch_total_tokens if is_unified else num_slots * _padded(max_slot_tokens)
+        params.n_seq_max = num_slots
+        params.n_ubatch = config.max_physical_batch_total_tokens
+        params.n_batch = max(params.n_ubatch, num_slots)
+        params.n_outputs_max = max(num_slots, 64)
+        params.n_threads = config.n_threads
+        params.n_threads_batch = config.n_threads_batch
+        params.flash_attn_type = (
+            ll.LLAMA_FLASH_ATTN_TYPE_AUTO if config.flash_attention else ll.LLAMA_FLASH_ATTN_TYPE_DISABLED
+        )
+        params.type_k = _ggml_type(config.type_k)
+        params.type_v = _ggml_type(config.type_v)
+        params.offload_kqv = config.offload_kqv
+        params.kv_unified = is_unified
+        params.swa_full = True  # else a dummy row or a later prefix evicts what a window still needs
+        log_lines.last_error = ""
+        with nogil:
+            self._ctx = ll.llama_init_from_model(self._parent._model, params)
+        if self._ctx == NULL:
+            raise StartupError(f"Failed to init context: {log_lines.last_error or 'llama.cpp gave no reason'}")
+        self._memory = ll.llama_get_memory(self._ctx)
+        if self._memory == NULL:
+            raise StartupError(
+                f"{config.model_path} holds an embedding or other model without a memory; "
+                "only decoders that generate text can be served"
+            )
+        self._num_slots = num_slots
+        self._max_step_tokens = ll.llama_n_batch(self._ctx)
+        self._max_slot_tokens = min(max_slot_tokens, ll.llama_n_ctx_seq(self._ctx))
+        self.limits = RunnerLimits(
+            num_slots=num_slots,
+            max_slot_tokens=self._max_slot_tokens,
+            max_pool_tokens=ll.llama_n_ctx(self._ctx),
+            max_step_tokens=self._max_step_tokens,
+            num_vocab=self._parent.num_sampled_vocab,
+            is_unified=is_unified,
+            can_trim=not (
+                ll.llama_model_is_recurrent(self._parent._model) or ll.llama_model_is_hybrid(self._parent._model)
+            ),
+        )
+
+    def _attach_threads(self, n_threads, n_threads_batch):
+        # Without a pool of ours ggml makes and ends one for every graph.
+        self._pool = _new_threadpool(n_threads)
+        self._pool_batch = self._pool if n_threads_batch == n_threads else _new_threadpool(n_threads_batch)
+        ll.llama_attach_threadpool(self._ctx, self._pool, self._pool_batch)
+
+    def _allocate_slots(self):
+        cdef int32_t slot
+        self._batch = ll.llama_batch_init(self._max_step_tokens, 0, 1)
+        self._samplers = <smp.Sampler**>PyMem_Malloc(self._num_slots * sizeof(smp.Sampler*))
+        self._num_cells = <int32_t*>PyMem_Malloc(self._num_slots * sizeof(int32_t))
+        self._is_open = <int8_t*>PyMem_Malloc(self._num_slots)
+        if self._samplers == NULL or self._num_cells == NULL or self._is_open == NULL:
+            raise MemoryError("no memory for the slots")
+        for slot in range(self._num_slots):
+            self._samplers[slot] = new smp.Sampler(self._parent.num_sampled_vocab)
+            self._num_cells[slot] = 0
+            self._is_open[slot] = 0
+        self._slots = np.empty(self._num_slots, np.int32)
+        self._token_ids = np.empty(self._num_slots, np.int32)
+        self._logprobs = np.empty(self._num_slots, np.float32)
+        self._top_ids = np.empty((self._num_slots, MAX_TOP_TOKENS), np.int32)
+        self._top_logprobs = np.empty((self._num_slots, MAX_TOP_TOKENS), np.float32)
+
+    def open(self, int32_t slot, params, prompt_ids, generated_ids):
+        """Bind a sampler to an empty slot. See engine.runner.Runner.open."""
+        self._check_slot(slot)
+        if self._is_open[slot] or self._num_cells[slot]:
+            raise RunnerError(f"slot {slot} is not empty: {self._num_cells[slot]} cells")
+        reset_sampler(self._samplers[slot], params, prompt_ids, generated_ids)
+        self._is_open[slot] = 1
+
+    def step(self, plan):
+        """Decode and sample the plan. See engine.runner.Runner.step."""
+        cdef const int32_t[::1] slots = plan.slots
+        cdef const int32_t[::1] positions = plan.positions
+        cdef const int32_t[::1] token_ids = plan.token_ids
+        cdef const int8_t[::1] samples = plan.samples
+        cdef int32_t[::1] out_slots = self._slots
+        cdef int32_t[::1] out_ids = self._token_ids
+        cdef float[::1] out_logprobs = self._logprobs
+        cdef int32_t[:, ::1] out_top_ids = self._top_ids
+        cdef float[:, ::1] out_top_logprobs = self._top_logprobs
+        cdef int32_t num_rows = <int32_t>slots.shape[0]
+        cdef int32_t bad_row, status, num_sampled = 0, row, slot
+        cdef smp.SampledToken token
+        if not (positions.shape[0] == token_ids.shape[0] == samples.shape[0] == num_rows):
+            raise RunnerError("the columns of the plan differ in length")
+        if not 0 < num_rows <= self._max_step_tokens:
+            raise RunnerError(f"a plan of {num_rows} rows; a step takes 1 to {self._max_step_tokens}")
+        with nogil:
+            bad_row = self._fill(slots, positions, token_ids, samples)
+            if bad_row < 0:
+                status = ll.llama_decode(self._ctx, self._batch)
+                self._sync_cells(slots, positions, status)
+                if status == 0:
+                    for row in range(num_rows):
+                        if not samples[row]:
+                            continue
+                        slot = slots[row]
+                        self._sample(row, slot, positions[row] + 1, &token,
+                                     &out_top_ids[num_sampled, 0], &out_top_logprobs[num_sampled, 0])
+                        out_slots[num_sampled] = slot
+                        out_ids[num_sampled] = token.id
+                        out_logprobs[num_sampled] = token.logprob
+                        num_sampled += 1
+        if bad_row >= 0:
+            raise RunnerError(self._describe_row(plan, bad_row))
+        if status < 0:
+            raise RunnerError(f"llama_decode returned {status}: {log_lines.last_error or 'no reason given'}")
+        return StepResult(
+            StepStatus(status), self._slots[:num_sampled], self._token_ids[:num_sampled],
+            self._logprobs[:num_sampled], self._top_ids[:num_sampled], self._top_logprobs[:num_sampled],
+        )
+
+    cdef int32_t _fill(self, const int32_t[::1] slots, const int32_t[::1] positions,
+                       const int32_t[::1] token_ids, const int8_t[::1] samples) noexcept nogil:
+        """Copy the plan to the batch; the first malformed row, or -1. A bad row would abort in ggml."""
+        cdef int32_t row, slot, expected, previous = -1, num_rows = <int32_t>slots.shape[0]
+        for row in range(num_rows):
+            slot = slots[row]
+            if slot < 0 or slot >= self._num_slots:
+                return row
+            expected = positions[row - 1] + 1 if slot == previous else self._num_cells[slot]
+            if positions[row] != expected or expected >= self._max_slot_tokens:
+                return row
+            if token_ids[row] < 0 or token_ids[row] >= self._parent.num_vocab:
+                return row
+            if samples[row] and (not self._is_open[slot] or (row + 1 < num_rows and slots[row + 1] == slot)):
+                return row
+            previous = slot
+            self._batch.token[row] = token_ids[row]
+            self._batch.pos[row] = positions[row]
+            self._batch.n_seq_id[row] = 1
+            self._batch.seq_id[row][0] = slot
+            self._batch.logits[row] = samples[row]
+        self._batch.n_tokens = num_rows
+        return -1
+
+    cdef void _sync_cells(self, const int32_t[::1] slots, const int32_t[::1] positions, int32_t status) noexcept nogil:
+        cdef int32_t row
+        if status == 1 or status == -1:  # the memory is as it was
+            return
+        for row in range(<int32_t>slots.shape[0]):
+            if status == 0:
+                self._num_cells[slots[row]] = positions[row] + 1
+            else:
+                self._num_cells[slots[row]] = ll.llama_memory_seq_pos_max(self._memory, slots[row]) + 1
+
+    cdef void _sample(self, int32_t row, int32_t slot, int64_t position, smp.SampledToken* token,
+                      int32_t* top_ids, float* top_logprobs) noexcept nogil:
+        cdef const float* logits = ll.llama_get_logits_ith(self._ctx, row)
+        cdef smp.SampleStatus status = self._samplers[slot].sample(logits, position, token, top_ids, top_logprobs)
+        if status != smp.SampleStatus.ok:
+            token.id = _NO_TOKEN
+            token.logprob = 0.0
+
+    def _describe_row(self, plan, row):
+        slot = int(plan.slots[row])
+        cells = self.num_cells(slot) if 0 <= slot < self._num_slots else None
+        return (
+            f"row {row} of the plan is malformed: slot {slot} ({cells} cells), position {plan.positions[row]}, "
+            f"id {plan.token_ids[row]}, samples {plan.samples[row]}"
+        )
+
+    def move(self, int32_t src, int32_t dst):
+        """Make the empty slot dst what src is. See engine.runner.Runner.move."""
+        self._check_slot(src)
+        self._check_slot(dst)
+        if src == dst or self._is_open[dst] or self._num_cells[dst]:
+            raise RunnerError(f"slot {dst} is not empty, so slot {src} cannot move there")
+        ll.llama_memory_seq_cp(self._memory, src, dst, -1, -1)
+        ll.llama_memory_seq_rm(self._memory, src, -1, -1)
+        self._samplers[src], self._samplers[dst] = self._samplers[dst], self._samplers[src]
+        self._num_cells[dst], self._num_cells[src] = self._num_cells[src], 0
+        self._is_open[dst], self._is_open[src] = self._is_open[src], 0
+
+    def trim(self, int32_t slot, int32_t num_tokens):
+        """Forget positions from num_tokens on. See engine.runner.Runner.trim."""
+        self._check_slot(slot)
+        if num_tokens >= self._num_cells[slot]:
+            return True
+        if not ll.llama_memory_seq_rm(self._memory, slot, num_tokens, -1):
+            return False
+        self._num_cells[slot] = num_tokens
+        return True
+
+    def drop(self, int32_t slot):
+        """Empty the slot and unbind its sampler."""
+        self._check_slot(slot)
+        ll.llama_memory_seq_rm(self._memory, slot, -1, -1)
+        self._num_cells[slot] = 0
+        self._is_open[slot] = 0
+
+    def num_cells(self, int32_t slot):
+        """Positions that the slot holds."""
+        self._check_slot(slot)
+        return self._num_cells[slot]
+
+    def num_reused_graphs(self):
+        """Steps that ran the graph of the step before, since load."""
+        return ll.llama_perf_context(self._ctx).n_reused
+
+    cdef int _check_slot(self, int32_t slot) except -1:
+        if self._ctx == NULL:
+            raise RunnerError("the runner is closed")
+        if not 0 <= slot < self._num_slots:
+            raise RunnerError(f"slot {slot} is outside [0, {self._num_slots})")
+        return 0
+
+    def close(self):
+        """Free everything; idempotent."""
+        self._free()
+
+    def __dealloc__(self):
+        self._free()
+
+    cdef void _free(self) noexcept:
+        cdef int32_t slot
+        if self._samplers != NULL:
+            for slot in range(self._num_slots):
+                del self._samplers[slot]
+            PyMem_Free(self._samplers)
+            self._samplers = NULL
+        PyMem_Free(self._num_cells)
+        self._num_cells = NULL
+        PyMem_Free(self._is_open)
+        self._is_open = NULL
+        if self._batch.token != NULL:
+            ll.llama_batch_free(self._batch)
+            self._batch.token = NULL
+        if self._ctx != NULL:
+            ll.llama_detach_threadpool(self._ctx)
+            ll.llama_free(self._ctx)
+            self._ctx = NULL
+        if self._pool_batch != NULL and self._pool_batch != self._pool:
+            _free_threadpool(self._pool_batch)
+        self._pool_batch = NULL
+        if self._pool != NULL:
+            _free_threadpool(self._pool)
+            self._pool = NULL
+
+
+def _padded(num_tokens):
+    return (num_tokens + 255) // 256 * 256  # llama.cpp pads a slot's cells to this
+
+
+cdef ll.ggml_type _ggml_type(str name) except *:
+    cdef int value
+    for value in range(ll.GGML_TYPE_COUNT):
+        if ll.ggml_type_name(<ll.ggml_type>value) != NULL:
+            if ll.ggml_type_name(<ll.ggml_type>value).decode() == name:
+                return <ll.ggml_type>value
+    raise StartupError(f"{name!r} is no type that ggml knows")
+
+
+ctypedef ll.ggml_threadpool_t (*_threadpool_new)(ll.ggml_threadpool_params* params) noexcept nogil
+ctypedef void (*_threadpool_free)(ll.ggml_threadpool_t pool) noexcept nogil
+
+
+cdef void* _cpu_function(const char* name) noexcept:
+    # The CPU backend may be a library that was loaded at run time, so it is asked by name.
+    return ll.ggml_backend_reg_get_proc_address(
+        ll.ggml_backend_dev_backend_reg(ll.ggml_backend_dev_by_type(ll.GGML_BACKEND_DEVICE_TYPE_CPU)), name
+    )
+
+
+cdef ll.ggml_threadpool_t _new_threadpool(int n_threads) except NULL:
+    cdef ll.ggml_threadpool_params params
+    cdef ll.ggml_threadpool_t pool
+    ll.ggml_threadpool_params_init(&params, n_threads)
+    pool = (<_threadpool_new>_cpu_function("ggml_threadpool_new"))(&params)
+    if pool == NULL:
+        raise StartupError(f"no threadpool of {n_threads} threads could be made")
+    return pool
+
+
+cdef void _free_threadpool(ll.ggml_threadpool_t pool) noexcept:
+    (<_threadpool_free>_cpu_function("ggml_threadpool_free"))(pool)

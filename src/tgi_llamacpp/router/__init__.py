@@ -1,0 +1,1 @@
+"""The router process: HTTP, validation, text. It never loads llama.cpp."""

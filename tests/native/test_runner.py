@@ -1,0 +1,293 @@
+"""The native Runner on the demo model: whoever shares a step, a sequence gets what it gets alone."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+
+from tgi_llamacpp.config import EngineConfig
+from tgi_llamacpp.engine.runner import Int32s, Plan, StepResult, StepStatus
+from tgi_llamacpp.errors import RunnerError, StartupError
+from tgi_llamacpp.messages import SamplingParams
+from tgi_llamacpp.native import Model, Runner
+
+DEMO = Path(__file__).parents[2] / "src/tgi_llamacpp/demo/demo.gguf"
+CONFIG = EngineConfig(
+    model_path=str(DEMO),
+    max_total_tokens=512,
+    max_batch_total_tokens=8 * 512,
+    max_physical_batch_total_tokens=64,
+    max_batch_size=8,
+    n_threads=2,
+    n_threads_batch=2,
+    n_gpu_layers=0,
+)
+NONE = np.empty(0, np.int32)
+GREEDY = SamplingParams()
+
+Row = tuple[int, int, int, bool]  # slot, position, id, sampled
+
+
+@pytest.fixture(scope="module")
+def model() -> Iterator[Model]:
+    model = Model(CONFIG)
+    yield model
+    model.close()
+
+
+@pytest.fixture
+def runner(model: Model) -> Iterator[Runner]:
+    runner = Runner(model, CONFIG)
+    yield runner
+    runner.close()
+
+
+@pytest.fixture
+def unified(model: Model) -> Iterator[Runner]:
+    runner = Runner(model, msgspec.structs.replace(CONFIG, max_batch_total_tokens=512))
+    yield runner
+    runner.close()
+
+
+def plan_of(rows: list[Row]) -> Plan:
+    slots, positions, ids, samples = zip(*rows, strict=True)
+    return Plan(
+        np.array(slots, np.int32),
+        np.array(positions, np.int32),
+        np.array(ids, np.int32),
+        np.array(samples, np.int8),
+    )
+
+
+def prompt(seed: int, length: int) -> Int32s:
+    return np.random.default_rng(seed).integers(0, 1000, length).astype(np.int32)
+
+
+def rows_of(slot: int, start: int, ids: Int32s, *, sample: bool) -> list[Row]:
+    last = len(ids) - 1
+    return [(slot, start + i, int(token), sample and i == last) for i, token in enumerate(ids)]
+
+
+def prefill(runner: Runner, slot: int, ids: Int32s, *, chunk: int = 64, params: SamplingParams = GREEDY) -> int:
+    """Open the slot, run the prompt in chunks, return the first token."""
+    runner.open(slot, params, ids, NONE)
+    result: StepResult | None = None
+    for start in range(0, len(ids), chunk):
+        part = ids[start : start + chunk]
+        result = runner.step(plan_of(rows_of(slot, start, part, sample=start + chunk >= len(ids))))
+    assert result is not None
+    return int(result.token_ids[0])
+
+
+def decode(runner: Runner, tokens: dict[int, int]) -> dict[int, int]:
+    """One decode step of these slots, each with its last token."""
+    rows = [(slot, runner.num_cells(slot), token, True) for slot, token in sorted(tokens.items())]
+    result = runner.step(plan_of(rows))
+    assert result.status is StepStatus.OK
+    return dict(zip(result.slots.tolist(), result.token_ids.tolist(), strict=True))
+
+
+def generate_alone(runner: Runner, ids: Int32s, count: int, params: SamplingParams = GREEDY) -> list[int]:
+    tokens = [prefill(runner, 0, ids, params=params)]
+    while len(tokens) < count:
+        tokens.append(decode(runner, {0: tokens[-1]})[0])
+    runner.drop(0)
+    return tokens
+
+
+def test_sequences_that_share_steps_get_what_each_gets_alone(runner: Runner) -> None:
+    prompts = [prompt(seed, 5 + 9 * seed) for seed in range(5)]
+    alone = [generate_alone(runner, ids, 12) for ids in prompts]
+    last = {slot: prefill(runner, slot, ids) for slot, ids in enumerate(prompts)}
+    together = [[last[slot]] for slot in range(5)]
+    for _ in range(11):
+        last = decode(runner, last)
+        for slot, token in last.items():
+            together[slot].append(token)
+    assert together == alone
+
+
+@pytest.mark.parametrize("chunk", [1, 3, 17, 64])
+def test_the_size_of_prefill_chunks_does_not_show(runner: Runner, chunk: int) -> None:
+    ids = prompt(1, 50)
+    expected = generate_alone(runner, ids, 5)
+    tokens = [prefill(runner, 0, ids, chunk=chunk)]
+    while len(tokens) < 5:
+        tokens.append(decode(runner, {0: tokens[-1]})[0])
+    assert tokens == expected
+
+
+def test_a_long_prefill_next_to_a_decode_changes_neither(runner: Runner) -> None:
+    first, second = prompt(2, 20), prompt(3, 60)
+    alone = generate_alone(runner, first, 3), generate_alone(runner, second, 1)
+    token = prefill(runner, 0, first)
+    tokens = [token]
+    runner.open(1, GREEDY, second, NONE)
+    for start in (0, 30):
+        rows = [(0, runner.num_cells(0), tokens[-1], True)]
+        rows += rows_of(1, start, second[start : start + 30], sample=start == 30)
+        result = runner.step(plan_of(rows))
+        tokens.append(int(result.token_ids[0]))
+    assert (tokens, [int(result.token_ids[1])]) == alone
+
+
+@pytest.mark.parametrize("layout", ["runner", "unified"])
+def test_a_moved_sequence_goes_on_as_if_it_had_stayed(layout: str, request: pytest.FixtureRequest) -> None:
+    runner: Runner = request.getfixturevalue(layout)
+    params = SamplingParams(temperature=0.9, repetition_penalty=1.3, seed=7)
+    expected = generate_alone(runner, prompt(4, 30), 10, params)
+    tokens = [prefill(runner, 5, prompt(4, 30), params=params)]
+    tokens.append(decode(runner, {5: tokens[-1]})[5])
+    runner.move(5, 1)
+    assert (runner.num_cells(5), runner.num_cells(1)) == (0, 31)
+    other = prefill(runner, 5, prompt(5, 10))
+    while len(tokens) < 10:
+        step = decode(runner, {1: tokens[-1], 5: other})
+        tokens.append(step[1])
+        other = step[5]
+    assert tokens == expected
+
+
+def test_a_dummy_row_in_an_empty_slot_changes_nobody(runner: Runner) -> None:
+    expected = generate_alone(runner, prompt(6, 12), 2)
+    tokens = [prefill(runner, 0, prompt(6, 12))]
+    other = prefill(runner, 2, prompt(7, 12))
+    rows = [(0, 12, tokens[0], True), (1, 0, 0, False), (2, 12, other, True)]
+    tokens.append(int(runner.step(plan_of(rows)).token_ids[0]))
+    runner.drop(1)
+    assert tokens == expected
+    assert runner.num_cells(1) == 0
+
+
+def test_a_trimmed_slot_continues_from_the_cut(runner: Runner) -> None:
+    ids = prompt(8, 40)
+    expected = generate_alone(runner, ids, 2)
+    prefill(runner, 0, ids)
+    decode(runner, {0: 5})
+    assert runner.trim(0, 39)
+    assert runner.num_cells(0) == 39
+    result = runner.step(plan_of([(0, 39, int(ids[39]), True)]))
+    assert result.token_ids[0] == expected[0]
+
+
+def test_a_resumed_sequence_draws_what_it_would_have_drawn(runner: Runner) -> None:
+    params = SamplingParams(temperature=1.0, top_p=0.95, frequency_penalty=0.7, seed=2**63 + 5)
+    ids = prompt(9, 16)
+    expected = generate_alone(runner, ids, 8, params)
+    head = np.array(expected[:4], np.int32)
+    runner.open(3, params, ids, head)
+    result = runner.step(plan_of(rows_of(3, 0, np.concatenate([ids, head]), sample=True)))
+    tokens = [*expected[:4], int(result.token_ids[0])]
+    while len(tokens) < 8:
+        tokens.append(decode(runner, {3: tokens[-1]})[3])
+    assert tokens == expected
+
+
+def test_logprobs_of_all_alternatives_sum_to_less_than_one_and_are_sorted(runner: Runner) -> None:
+    runner.open(0, SamplingParams(num_top_tokens=20), prompt(1, 4), NONE)
+    result = runner.step(plan_of(rows_of(0, 0, prompt(1, 4), sample=True)))
+    top = result.top_logprobs[0, :20]
+    assert np.all(np.diff(top) <= 0)
+    assert 0 < np.exp(top).sum() <= 1.0001
+    assert result.top_ids[0, 0] == result.token_ids[0]
+    assert top[0] == result.logprobs[0]
+
+
+def test_a_full_pool_is_reported_and_nothing_is_lost(unified: Runner) -> None:
+    prompts = [prompt(seed, 200) for seed in range(3)]
+    expected = generate_alone(unified, prompts[0], 2)
+    tokens = [prefill(unified, 0, prompts[0])]
+    prefill(unified, 1, prompts[1])
+    unified.open(2, GREEDY, prompts[2], NONE)
+    statuses = []
+    for start in range(0, 200, 50):
+        rows = rows_of(2, unified.num_cells(2), prompts[2][start : start + 50], sample=False)
+        statuses.append(unified.step(plan_of(rows)).status)
+    assert statuses[0] is StepStatus.OK
+    assert statuses[-1] is StepStatus.NO_KV_SPACE
+    assert unified.num_cells(2) == 50 * statuses.count(StepStatus.OK)
+    unified.drop(2)
+    tokens.append(decode(unified, {0: tokens[0]})[0])
+    assert tokens == expected
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        [(0, 1, 5, False)],
+        [(0, 0, 5, False), (0, 2, 5, False)],
+        [(8, 0, 5, False)],
+        [(-1, 0, 5, False)],
+        [(0, 0, -1, False)],
+        [(0, 0, 1 << 20, False)],
+        [(0, 0, 5, True)],
+        [(1, 0, 5, True), (1, 1, 5, True)],
+        [(0, position, 5, False) for position in range(65)],
+    ],
+    ids=["gap", "jump", "slot", "negative", "id", "big id", "closed", "not last", "too many"],
+)
+def test_a_malformed_plan_is_refused_and_changes_nothing(runner: Runner, rows: list[Row]) -> None:
+    runner.open(1, GREEDY, NONE, NONE)
+    with pytest.raises(RunnerError):
+        runner.step(plan_of(rows))
+    assert runner.num_cells(0) == 0
+
+
+def test_moving_onto_or_opening_a_slot_in_use_is_refused(runner: Runner) -> None:
+    prefill(runner, 0, prompt(1, 3))
+    prefill(runner, 1, prompt(1, 3))
+    with pytest.raises(RunnerError, match="slot 1 is not empty"):
+        runner.move(0, 1)
+    with pytest.raises(RunnerError, match="slot 0 is not empty"):
+        runner.open(0, GREEDY, NONE, NONE)
+
+
+def test_a_repeated_shape_reuses_the_graph(runner: Runner) -> None:
+    tokens = {slot: prefill(runner, slot, prompt(slot, 8)) for slot in range(3)}
+    before = runner.num_reused_graphs()
+    for _ in range(10):
+        tokens = decode(runner, tokens)
+    assert runner.num_reused_graphs() - before >= 8
+
+
+def test_a_closed_runner_says_so(model: Model) -> None:
+    runner = Runner(model, CONFIG)
+    runner.close()
+    runner.close()
+    with pytest.raises(RunnerError, match="closed"):
+        runner.num_cells(0)
+
+
+def test_leaving_without_close_is_silent() -> None:
+    code = (
+        "import msgspec;from tests_config import CONFIG;from tgi_llamacpp.native import Model, Runner;"
+        "m = Model(CONFIG); r = Runner(m, CONFIG)"
+    ).replace("from tests_config import CONFIG", f"from tgi_llamacpp.config import EngineConfig;"
+              f"CONFIG = EngineConfig(**{msgspec.structs.asdict(CONFIG)!r})")
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def test_a_truncated_file_is_one_sentence(tmp_path: Path) -> None:
+    path = tmp_path / "cut.gguf"
+    path.write_bytes(DEMO.read_bytes()[:100_000])
+    with pytest.raises(StartupError, match=r"Failed to load model .*cut\.gguf: "):
+        Model(msgspec.structs.replace(CONFIG, model_path=str(path)))
+
+
+def test_a_load_can_be_given_up(model: Model) -> None:
+    with pytest.raises(StartupError):
+        Model(CONFIG, lambda fraction: False)
+
+
+def test_loading_reports_progress_up_to_the_end() -> None:
+    fractions: list[float] = []
+    Model(CONFIG, lambda fraction: fractions.append(fraction) is None).close()
+    assert fractions == sorted(fractions)
+    assert fractions[-1] == pytest.approx(1.0)
