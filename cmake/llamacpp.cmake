@@ -1,7 +1,6 @@
-# Finds llama.cpp's source and adds its two libraries, without its tools. Sets llamacpp_build,
-# llamacpp_libraries (the targets a wheel carries) and, in the build folder, the link
-# llamacpp-source. Looks at LLAMACPP_SOURCE_DIR, then third_party/llama.cpp, then the download
-# that llamacpp.txt pins by its hash.
+# Finds llama.cpp's source: LLAMACPP_SOURCE_DIR, else third_party/llama.cpp, else the download that
+# llamacpp.txt pins by its hash. Sets llamacpp_build and llamacpp_source, and leaves in the build
+# folder the link llamacpp-source.
 
 set(llamacpp_build 11549)
 set(LLAMACPP_SOURCE_DIR "$ENV{LLAMACPP_SOURCE_DIR}" CACHE PATH "A checkout of llama.cpp to build")
@@ -11,8 +10,10 @@ it at third_party/llama.cpp")
 # The archive of the pin, from the user's cache or the package index; its hash is checked each time.
 function(llamacpp_archive name version sha256 result)
   set(cache "$ENV{XDG_CACHE_HOME}")
-  if(NOT cache)
+  if(NOT cache AND DEFINED ENV{HOME})
     set(cache "$ENV{HOME}/.cache")
+  elseif(NOT cache)
+    set(cache "${CMAKE_BINARY_DIR}")
   endif()
   set(archive "${cache}/tgi-llamacpp/${sha256}/${name}-${version}.tar.gz")
   if(EXISTS "${archive}")
@@ -25,9 +26,10 @@ function(llamacpp_archive name version sha256 result)
   llamacpp_download(${name} ${version} downloaded)
   cmake_path(GET archive PARENT_PATH cache)
   execute_process(COMMAND "${CMAKE_COMMAND}" -E make_directory "${cache}" ERROR_QUIET)
-  file(COPY_FILE "${downloaded}" "${archive}.part" RESULT failure) # no cache is no error
+  string(RANDOM part) # two builds may come here at once
+  file(COPY_FILE "${downloaded}" "${archive}.${part}" RESULT failure) # no cache is no error
   if(NOT failure)
-    file(RENAME "${archive}.part" "${archive}")
+    file(RENAME "${archive}.${part}" "${archive}")
     file(REMOVE "${downloaded}")
     set(downloaded "${archive}")
   endif()
@@ -52,6 +54,9 @@ function(llamacpp_download name version result)
     string(REGEX MATCH "Got +([0-9a-f]+)" _ "${log}")
     message(FATAL_ERROR "${name} ${version} has SHA-256 ${CMAKE_MATCH_1}, not the one that "
                         "cmake/llamacpp.txt pins: do not use it; ${llamacpp_remedy}.")
+  elseif(log MATCHES "No module named pip|no such option")
+    message(FATAL_ERROR "${Python_EXECUTABLE} has no pip of version 25.3 or newer, which downloads "
+                        "llama.cpp's source: install it, or ${llamacpp_remedy}.")
   else()
     message(FATAL_ERROR "${name} ${version}, which holds llama.cpp b${llamacpp_build}, cannot be "
                         "downloaded (see ${CMAKE_BINARY_DIR}/llamacpp-download.log): check the "
@@ -82,7 +87,8 @@ function(llamacpp_unpack result)
 endfunction()
 
 if(LLAMACPP_SOURCE_DIR)
-  set(llamacpp_source "${LLAMACPP_SOURCE_DIR}")
+  get_filename_component(llamacpp_source "${LLAMACPP_SOURCE_DIR}" ABSOLUTE
+                         BASE_DIR "${PROJECT_SOURCE_DIR}")
 elseif(EXISTS "${PROJECT_SOURCE_DIR}/third_party/llama.cpp")
   set(llamacpp_source "${PROJECT_SOURCE_DIR}/third_party/llama.cpp")
 else()
@@ -94,68 +100,3 @@ if(NOT EXISTS "${llamacpp_source}/include/llama.h")
 endif()
 message(STATUS "llama.cpp source: ${llamacpp_source}")
 file(CREATE_LINK "${llamacpp_source}" "${CMAKE_BINARY_DIR}/llamacpp-source" SYMBOLIC)
-
-if(llamacpp_cuda)
-  find_package(CUDAToolkit)
-  if(NOT TARGET CUDA::cudart OR NOT TARGET CUDA::cublas)
-    message(FATAL_ERROR "llamacpp_cuda=ON needs the CUDA toolkit with cuBLAS, and none was found: "
-                        "install it, or set CUDAToolkit_ROOT to its folder.")
-  endif()
-  set(CMAKE_CUDA_ARCHITECTURES "${cuda_arch}")
-  if(NOT TARGET CUDA::cuda_driver)
-    message(STATUS "No CUDA driver library: ggml is built without virtual memory management")
-    set(GGML_CUDA_NO_VMM ON)
-  endif()
-endif()
-
-# What a build must not take from the machine it happens on is fixed here; a normal variable wins
-# over an option of the same name. LLAMA_BUILD_* are off, as llama.cpp is not the top project.
-set(BUILD_SHARED_LIBS ON)
-set(LLAMA_BUILD_NUMBER ${llamacpp_build})
-set(LLAMA_BUILD_COMMIT b${llamacpp_build})
-set(LLAMA_OPENSSL OFF)
-set(GGML_CCACHE OFF)
-set(GGML_CUDA ${llamacpp_cuda})
-set(GGML_CUDA_NCCL OFF)
-set(GGML_OPENMP ${llamacpp_openmp})
-set(GGML_RPC ${llamacpp_rpc})
-set(GGML_NATIVE ${llamacpp_native})
-set(GGML_CPU_ARM_ARCH "${llamacpp_cpu_arm_arch}")
-set(GGML_BACKEND_DL OFF)
-if(NOT llamacpp_native AND NOT llamacpp_cpu_arm_arch)
-  set(GGML_BACKEND_DL ON)
-  set(GGML_CPU_ALL_VARIANTS ON)
-endif()
-set(CMAKE_INSTALL_RPATH "$ORIGIN")
-# llama.cpp asks git for a commit; unless its source is a checkout, that would be this project's.
-set(ENV{GIT_CEILING_DIRECTORIES} "${llamacpp_source}/..")
-add_subdirectory("${llamacpp_source}" llama.cpp EXCLUDE_FROM_ALL SYSTEM)
-
-# Every shared library or loadable backend that llama.cpp's folders define.
-function(llamacpp_collect directory result)
-  set(found "")
-  get_property(targets DIRECTORY "${directory}" PROPERTY BUILDSYSTEM_TARGETS)
-  get_property(folders DIRECTORY "${directory}" PROPERTY SUBDIRECTORIES)
-  foreach(target IN LISTS targets)
-    get_target_property(type ${target} TYPE)
-    if(type MATCHES "^(SHARED|MODULE)_LIBRARY$")
-      list(APPEND found ${target})
-    endif()
-  endforeach()
-  foreach(folder IN LISTS folders)
-    llamacpp_collect("${folder}" inner)
-    list(APPEND found ${inner})
-  endforeach()
-  set(${result} ${found} PARENT_SCOPE)
-endfunction()
-
-llamacpp_collect("${llamacpp_source}" llamacpp_libraries)
-foreach(library IN LISTS llamacpp_libraries)
-  # A wheel holds no symbolic links, so a library has one name.
-  set_property(TARGET ${library} PROPERTY VERSION)
-  set_property(TARGET ${library} PROPERTY SOVERSION)
-  set_property(TARGET ${library} PROPERTY PUBLIC_HEADER)
-  set_property(TARGET ${library} PROPERTY EXCLUDE_FROM_ALL OFF)
-  set_property(TARGET ${library} PROPERTY UNITY_BUILD_RELOCATABLE ON) # ccache compares the text
-  target_link_options(${library} PRIVATE -Wl,--disable-new-dtags)
-endforeach()

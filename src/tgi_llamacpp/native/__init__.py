@@ -19,7 +19,7 @@ def cpu_features(cpuinfo: str) -> frozenset[str]:
 
 
 def missing_features(needed: tuple[str, ...], present: frozenset[str]) -> str | None:
-    """The sentence for a CPU that lacks what the build needs; None where it has all, or none is known."""
+    """The sentence for a CPU that lacks what the build needs; None if it has all or lists none."""
     missing = [feature for feature in needed if feature not in present]
     if not missing or not present:
         return None
@@ -38,17 +38,18 @@ def _read_cpuinfo() -> str:
 
 try:
     from tgi_llamacpp.native import _build_info
-except ModuleNotFoundError as error:
+except ImportError as error:
     raise ImportError(
         "tgi-llamacpp's native library is not built: run `make build` in a checkout, "
         "or `pip install .` there."
     ) from error
 
-if (_complaint := missing_features(_build_info.CPU_FEATURES, cpu_features(_read_cpuinfo()))) is not None:
+_complaint = missing_features(_build_info.CPU_FEATURES, cpu_features(_read_cpuinfo()))
+if _complaint is not None:
     raise ImportError(_complaint)
 
-from tgi_llamacpp.native._model import Model
-from tgi_llamacpp.native._runner import Runner
+from tgi_llamacpp.native._model import Model  # noqa: E402 - it may hold the missing instructions
+from tgi_llamacpp.native._runner import Runner  # noqa: E402
 
 # Where ggml finds the backends that it loads at run time; None where they are linked in.
 LIBRARY_DIR: str | None = (
