@@ -23,7 +23,7 @@ MAX_TOP_TOKENS = 64  # alternatives that one row can report
 
 
 class StepStatus(enum.IntEnum):
-    """What llama_decode said, as far as a scheduler can act on it. Anything else raises RunnerError."""
+    """What llama_decode said, as far as a scheduler can act on it. All else raises RunnerError."""
 
     OK = 0
     NO_KV_SPACE = 1  # nothing was changed: preempt or shrink, and plan again
@@ -61,7 +61,8 @@ class Plan:
 class StepResult:
     """One entry per sampled row, in the order of the plan. Arrays are valid until the next step.
 
-    token_ids may hold NO_TOKEN. top_ids and top_logprobs have num_top_tokens of the slot's parameters valid entries a row.
+    token_ids may hold NO_TOKEN. Of top_ids and top_logprobs, the first num_top_tokens of the slot's
+    parameters are valid in a row.
     """
 
     status: StepStatus
@@ -78,7 +79,9 @@ class Runner(Protocol):
     @property
     def limits(self) -> RunnerLimits: ...
 
-    def open(self, slot: int, params: SamplingParams, prompt_ids: Int32s, generated_ids: Int32s) -> None:
+    def open(
+        self, slot: int, params: SamplingParams, prompt_ids: Int32s, generated_ids: Int32s
+    ) -> None:
         """Bind a sequence's sampler to an empty slot: counts for penalties, seed, cuts."""
 
     def step(self, plan: Plan) -> StepResult:
@@ -92,7 +95,7 @@ class Runner(Protocol):
         """Make the empty slot dst what src is, sampler included, and empty src."""
 
     def trim(self, slot: int, num_tokens: int) -> bool:
-        """Forget positions [num_tokens, ...). False where the memory cannot, and nothing was changed."""
+        """Forget positions [num_tokens, ...). False where the memory cannot; nothing is changed."""
 
     def drop(self, slot: int) -> None:
         """Empty the slot and unbind its sampler."""

@@ -1,0 +1,281 @@
+"""A Runner without a model, which is as strict as llama.cpp and whose text shows every mistake.
+
+The next id is a hash of the ids in the slot's cells, in order, and of what the sampler was opened
+with, so a sequence gets the ids of running alone if and only if scheduling is right. It raises
+RunnerError wherever llama.cpp would return -1 or assert. For tests and benchmarks; as a process,
+`python -m tgi_llamacpp.engine.fake_runner --fd N` is an engine for measuring the router.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from tgi_llamacpp.config import EngineConfig
+from tgi_llamacpp.engine.model import Load, Model, OnProgress
+from tgi_llamacpp.engine.process import main
+from tgi_llamacpp.engine.runner import Int32s, Plan, Runner, RunnerLimits, StepResult, StepStatus
+from tgi_llamacpp.errors import RunnerError
+from tgi_llamacpp.messages import SamplingParams
+
+_MASK = (1 << 64) - 1
+
+
+def _mix(state: int, value: int) -> int:
+    """A 64-bit hash step: every bit of both reaches every bit of the result."""
+    state = ((state ^ value) * 0x9E3779B97F4A7C15 + 0x632BE59BD9B4E019) & _MASK
+    return ((state ^ (state >> 29)) * 0xBF58476D1CE4E5B9) & _MASK
+
+
+def _fold(ids: Sequence[int], state: int = 0) -> int:
+    for token_id in ids:
+        state = _mix(state, token_id + 1)
+    return state
+
+
+@dataclass(slots=True)
+class _Sampler:
+    params: SamplingParams
+    history: int  # hash of every id counted: prompt, output, samples
+
+
+@dataclass(slots=True)
+class _Slot:
+    cells: list[int] = field(default_factory=lambda: [0])  # hash of ids [0, i): one more than cells
+    sampler: _Sampler | None = None
+
+    @property
+    def num_cells(self) -> int:
+        return len(self.cells) - 1
+
+
+@dataclass(frozen=True, slots=True)
+class FakeModel:
+    """The facts that a loaded model has. Its last id ends generation."""
+
+    num_vocab: int = 512
+    bos_id: int | None = None
+    pieces_hash: str = "fake"
+    context_length: int = 1 << 20
+    description: str = "fake model"
+    device: str = "none"
+
+    @property
+    def eog_ids(self) -> frozenset[int]:
+        return frozenset({self.num_vocab - 1})
+
+    def close(self) -> None:
+        """There is nothing to free."""
+
+
+class FakeRunner:
+    """See the module. `eog_chance` is the probability that a sampled id ends generation.
+
+    `step_s` makes a step take that long; `num_withheld_cells` are missing from a unified pool, so
+    that it runs out although the limits say otherwise.
+    """
+
+    def __init__(
+        self,
+        limits: RunnerLimits,
+        *,
+        eog_chance: float = 0.0,
+        step_s: float = 0.0,
+        num_withheld_cells: int = 0,
+    ) -> None:
+        self.limits = limits
+        self._eog_chance = eog_chance
+        self._step_s = step_s
+        self._num_pool_cells = limits.max_pool_tokens - num_withheld_cells
+        self._slots = [_Slot() for _ in range(limits.num_slots)]
+        self._last_result: StepResult | None = None
+
+    def open(
+        self, slot: int, params: SamplingParams, prompt_ids: Int32s, generated_ids: Int32s
+    ) -> None:
+        target = self._slot(slot)
+        if target.num_cells or target.sampler:
+            raise RunnerError(f"open: slot {slot} is in use")
+        history = _fold([*prompt_ids.tolist(), *generated_ids.tolist()], state=1)  # not the cells'
+        target.sampler = _Sampler(params, history)
+
+    def step(self, plan: Plan) -> StepResult:
+        if self._last_result is not None:  # its arrays were lent: show who still looks at them
+            self._last_result.token_ids.fill(-1)
+            self._last_result.slots.fill(-1)
+        rows = list(
+            zip(
+                plan.slots.tolist(),
+                plan.positions.tolist(),
+                plan.token_ids.tolist(),
+                plan.samples.tolist(),
+                strict=True,
+            )
+        )
+        self._check(plan, rows)
+        if self._step_s:
+            time.sleep(self._step_s)
+        if not self._has_room(len(rows)):
+            return self._result(StepStatus.NO_KV_SPACE, [])
+        sampled = []
+        for slot, _, token_id, is_sampled in rows:
+            target = self._slots[slot]
+            target.cells.append(_mix(target.cells[-1], token_id + 1))
+            if is_sampled:
+                sampled.append((slot, *self._sample(target)))
+        return self._result(StepStatus.OK, sampled)
+
+    def move(self, src: int, dst: int) -> None:
+        source, target = self._slot(src), self._slot(dst)
+        if target.num_cells or target.sampler:
+            raise RunnerError(f"move: slot {dst} is in use")
+        if not source.num_cells and not source.sampler:
+            raise RunnerError(f"move: slot {src} is empty")
+        self._slots[src], self._slots[dst] = target, source
+
+    def trim(self, slot: int, num_tokens: int) -> bool:
+        target = self._slot(slot)
+        if not 0 <= num_tokens <= target.num_cells:
+            raise RunnerError(f"trim: slot {slot} has {target.num_cells} cells, not {num_tokens}")
+        if num_tokens not in (0, target.num_cells) and not self.limits.can_trim:
+            return False
+        del target.cells[num_tokens + 1 :]
+        return True
+
+    def drop(self, slot: int) -> None:
+        self._slot(slot)
+        self._slots[slot] = _Slot()
+
+    def num_cells(self, slot: int) -> int:
+        return self._slot(slot).num_cells
+
+    def num_reused_graphs(self) -> int:
+        return 0
+
+    def close(self) -> None:
+        """There is nothing to free."""
+
+    def _slot(self, slot: int) -> _Slot:
+        if not 0 <= slot < len(self._slots):
+            raise RunnerError(f"slot {slot} is outside [0, {len(self._slots)})")
+        return self._slots[slot]
+
+    def _check(self, plan: Plan, rows: list[tuple[int, int, int, int]]) -> None:
+        """Every reason to refuse a plan, before anything is changed."""
+        columns = (plan.slots, plan.positions, plan.token_ids)
+        if any(column.dtype != np.int32 for column in columns) or plan.samples.dtype != np.int8:
+            raise RunnerError("step: columns must be int32, samples int8")
+        if not all(column.flags.c_contiguous for column in (*columns, plan.samples)):
+            raise RunnerError("step: columns must be contiguous")
+        if not 0 < len(rows) <= self.limits.max_step_tokens:
+            raise RunnerError(f"step: {len(rows)} rows, not 1 to {self.limits.max_step_tokens}")
+        done: set[int] = set()
+        previous = None
+        next_position = 0
+        was_sampled = 0
+        for slot, position, token_id, is_sampled in rows:
+            if slot != previous:
+                if slot in done:
+                    raise RunnerError(f"step: rows of slot {slot} are not together")
+                next_position, was_sampled, previous = self._slot(slot).num_cells, 0, slot
+                done.add(slot)
+            if position != next_position:
+                raise RunnerError(f"step: slot {slot} at {position} and not {next_position}")
+            if position >= self.limits.max_slot_tokens:
+                raise RunnerError(f"step: slot {slot} holds {position} tokens and is full")
+            if not 0 <= token_id < self.limits.num_vocab:
+                raise RunnerError(f"step: token id {token_id} is not in the vocabulary")
+            if was_sampled:
+                raise RunnerError(f"step: a row that is not the last of slot {slot} is sampled")
+            if is_sampled and self._slots[slot].sampler is None:
+                raise RunnerError(f"step: slot {slot} is sampled and was not opened")
+            next_position, was_sampled = next_position + 1, is_sampled
+
+    def _has_room(self, num_rows: int) -> bool:
+        if not self.limits.is_unified:
+            return True
+        num_used = sum(slot.num_cells for slot in self._slots)
+        return num_used + num_rows <= self._num_pool_cells
+
+    def _sample(self, target: _Slot) -> tuple[int, float]:
+        """(id, logprob); greedy ignores the seed, as it should."""
+        sampler = target.sampler
+        assert sampler is not None
+        seed = sampler.params.seed if sampler.params.temperature else 0
+        state = _mix(_mix(target.cells[-1], sampler.history), seed)
+        num_vocab = self.limits.num_vocab
+        token_id = (state >> 8) % (num_vocab - 1)
+        if (state >> 44) / (1 << 20) < self._eog_chance:
+            token_id = num_vocab - 1
+        sampler.history = _mix(sampler.history, token_id + 1)
+        return token_id, -((state >> 16) & 0xFFFF) / 8192
+
+    def _result(self, status: StepStatus, sampled: list[tuple[int, int, float]]) -> StepResult:
+        num_rows = len(sampled)
+        slots = np.array([row[0] for row in sampled], np.int32)
+        tops = [self._num_top(slot) for slot in slots.tolist()]
+        max_top = max(tops, default=0)
+        top_ids = np.zeros((num_rows, max_top), np.int32)
+        top_logprobs = np.zeros((num_rows, max_top), np.float32)
+        for i, (_, token_id, logprob) in enumerate(sampled):
+            for k in range(tops[i]):  # the chosen token, then its neighbours
+                top_ids[i, k] = (token_id + k) % self.limits.num_vocab
+                top_logprobs[i, k] = logprob - k
+        self._last_result = StepResult(
+            status,
+            slots,
+            np.array([row[1] for row in sampled], np.int32),
+            np.array([row[2] for row in sampled], np.float32),
+            top_ids,
+            top_logprobs,
+        )
+        return self._last_result
+
+    def _num_top(self, slot: int) -> int:
+        sampler = self._slots[slot].sampler
+        return sampler.params.num_top_tokens if sampler else 0
+
+
+def fake_limits(config: EngineConfig, num_vocab: int) -> RunnerLimits:
+    """What a context made for this configuration would have."""
+    num_slots = config.max_batch_size
+    is_unified = num_slots * config.max_total_tokens > config.max_batch_total_tokens
+    pool = config.max_batch_total_tokens if is_unified else num_slots * config.max_total_tokens
+    return RunnerLimits(
+        num_slots=num_slots,
+        max_slot_tokens=config.max_total_tokens,
+        max_pool_tokens=pool,
+        max_step_tokens=config.max_physical_batch_total_tokens,
+        num_vocab=num_vocab,
+        is_unified=is_unified,
+        can_trim=True,
+    )
+
+
+def fake_load(model: FakeModel, *, eog_chance: float = 0.0, step_s: float = 0.0) -> Load:
+    """A loader for process.main that needs no file."""
+
+    def load(config: EngineConfig, on_progress: OnProgress) -> tuple[Model, Runner]:
+        on_progress(1.0)
+        limits = fake_limits(config, model.num_vocab)
+        return model, FakeRunner(limits, eog_chance=eog_chance, step_s=step_s)
+
+    return load
+
+
+if __name__ == "__main__":
+    _parser = argparse.ArgumentParser(description="An engine without a model; --fd goes through.")
+    _parser.add_argument("--num-vocab", type=int, default=512)
+    _parser.add_argument("--bos-id", type=int)
+    _parser.add_argument("--pieces-hash", default="fake")
+    _parser.add_argument("--eog-chance", type=float, default=0.0)
+    _parser.add_argument("--step-ms", type=float, default=0.0)
+    _own, _rest = _parser.parse_known_args()
+    _model = FakeModel(_own.num_vocab, _own.bos_id, _own.pieces_hash)
+    _load = fake_load(_model, eog_chance=_own.eog_chance, step_s=_own.step_ms / 1000)
+    sys.exit(main(_rest, _load))

@@ -1,0 +1,125 @@
+"""The engine's turn: drain the inbox, plan, step, commit, send one StepOut.
+
+Owns the order of things and when to wait; decides nothing about sequences (scheduler.py) and
+nothing about bytes (transport.py). Called by process.py, in the one thread that drives the runner.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+
+from tgi_llamacpp.engine.planner import Batch
+from tgi_llamacpp.engine.runner import Runner
+from tgi_llamacpp.engine.scheduler import Scheduler
+from tgi_llamacpp.engine.stats import Summary
+from tgi_llamacpp.engine.transport import Channel
+from tgi_llamacpp.messages import Abort, FrameError, FromRouter, SequenceFailed, Stats, Submit
+
+STATS_INTERVAL_S = 0.25
+
+log = logging.getLogger(__name__)
+
+
+class EngineLoop:
+    """Runs until the router is gone (RouterGoneError) or something is beyond repair."""
+
+    def __init__(self, scheduler: Scheduler, runner: Runner, channel: Channel, epoch: int) -> None:
+        self._scheduler = scheduler
+        self._runner = runner
+        self._channel = channel
+        self._epoch = epoch
+        self._summary = Summary(scheduler.counters)
+        self._stats_at_s = 0.0
+        self._is_idle = True
+
+    def run(self) -> None:
+        """Raises RouterGoneError, FrameError, RunnerError."""
+        try:
+            while True:
+                self._receive()
+                self._turn()
+                self._report()
+        finally:
+            self._summary.tell(self._scheduler.num_running, self._scheduler.num_waiting)
+
+    def _receive(self) -> None:
+        # A router that reads nothing gets nothing more to read: no step, and no inbox either,
+        # since its messages could be answered by failures.
+        while self._channel.is_full:
+            self._channel.drain(None)
+        timeout_s = 0.0 if self._can_step() else self._summary.due_in_s()
+        for message in self._channel.receive(timeout_s):
+            self._dispatch(message)
+        for seq_id, reason in self._scheduler.take_failures():
+            self._channel.send(SequenceFailed(self._epoch, seq_id, reason))
+
+    def _can_step(self) -> bool:
+        may_admit = not self._channel.is_congested
+        return self._scheduler.num_running > 0 or (self._scheduler.num_waiting > 0 and may_admit)
+
+    def _dispatch(self, message: FromRouter) -> None:
+        if isinstance(message, Submit):
+            self._scheduler.submit(message)
+        elif isinstance(message, Abort):
+            self._scheduler.abort(message.seq_ids)
+        else:
+            raise FrameError("a second Start arrived: an engine loads one model")
+
+    def _turn(self) -> None:
+        batch = self._scheduler.schedule(may_admit=not self._channel.is_congested)
+        if batch is None:
+            return
+        self._is_idle = False
+        started_s = time.perf_counter()
+        result = self._runner.step(batch.plan)
+        self._scheduler.counters.step_s += time.perf_counter() - started_s
+        out = self._scheduler.commit(batch, result)
+        if out is not None:
+            self._channel.send(out)
+        if log.isEnabledFor(logging.DEBUG):
+            _log_step(batch, result.status.name)
+
+    def _report(self) -> None:
+        """Stats and log lines when they are due, and a check whenever work has run out."""
+        scheduler = self._scheduler
+        has_work = scheduler.num_running > 0 or scheduler.num_waiting > 0
+        is_due = time.monotonic() >= self._stats_at_s + STATS_INTERVAL_S
+        if not has_work and not self._is_idle:
+            self._is_idle = True
+            scheduler.check_integrity()
+            self._send_stats()
+        elif has_work and is_due and not self._channel.is_congested:
+            self._send_stats()
+        if self._summary.due_in_s() == 0:
+            self._summary.tell(scheduler.num_running, scheduler.num_waiting)
+
+    def _send_stats(self) -> None:
+        scheduler, counters = self._scheduler, self._scheduler.counters
+        self._stats_at_s = time.monotonic()
+        self._channel.send(
+            Stats(
+                epoch=self._epoch,
+                num_steps=counters.num_steps,
+                num_decode_tokens=counters.num_decode_tokens,
+                num_prefill_tokens=counters.num_prefill_tokens,
+                num_waiting=scheduler.num_waiting,
+                num_running=scheduler.num_running,
+                num_reserved_tokens=scheduler.num_reserved_tokens,
+                num_shared_steps=counters.num_shared_steps,
+                num_reused_graphs=self._runner.num_reused_graphs(),
+                step_s=counters.step_s,
+            )
+        )
+
+
+def _log_step(batch: Batch, status: str) -> None:
+    log.debug(
+        "step: %d rows, %d decode, %d prefill, %d dummy, of %d sequences: %s",
+        len(batch.plan.slots),
+        batch.num_decode,
+        batch.num_prefill,
+        len(batch.dummy_slots),
+        len(batch.segments),
+        status.lower(),
+    )

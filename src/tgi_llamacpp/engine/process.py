@@ -1,0 +1,170 @@
+"""The life of the engine process: Start in, the model loaded, Ready out, then the loop.
+
+Takes the function that loads, so it knows no llama.cpp. Every way it can end is here: the router is
+gone (exit code 0), or one sentence in a Failed frame and in the log (exit code 1). Called by
+__main__.py and, with the fake model, by fake_runner.py.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import faulthandler
+import gc
+import logging
+import signal
+import socket
+import time
+from collections.abc import Callable, Sequence
+
+from tgi_llamacpp import __version__, logs
+from tgi_llamacpp.config import EngineConfig
+from tgi_llamacpp.engine.limits import EngineLimits, resolve_limits
+from tgi_llamacpp.engine.loop import EngineLoop
+from tgi_llamacpp.engine.model import Load, Model, OnProgress
+from tgi_llamacpp.engine.runner import Runner
+from tgi_llamacpp.engine.scheduler import Scheduler
+from tgi_llamacpp.engine.transport import Channel, RouterGoneError, RouterWatch
+from tgi_llamacpp.errors import RunnerError, StartupError
+from tgi_llamacpp.messages import (
+    PROTOCOL_VERSION,
+    Failed,
+    FrameError,
+    Progress,
+    Ready,
+    Start,
+)
+
+_LAST_WORDS_S = 1.0  # that a Failed frame may take to be read
+
+log = logging.getLogger(__name__)
+
+
+def main(argv: Sequence[str], load: Load) -> int:
+    """Run the engine on the inherited socket; the result is the exit code."""
+    parser = argparse.ArgumentParser(prog="tgi_llamacpp.engine", description=__doc__)
+    parser.add_argument("--fd", type=int, required=True, help="the socket to the router")
+    arguments = parser.parse_args(argv)
+    # The terminal's signals are for the router, which ends us by closing the socket.
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+    faulthandler.enable()
+    logs.setup("engine", "info", json_output=False)  # until Start says how
+    with socket.socket(fileno=arguments.fd) as sock:
+        watch = RouterWatch(sock.fileno())
+        watch.start()
+        return serve(sock, load, _set_up_logs, lambda: watch.is_gone)
+
+
+def _set_up_logs(config: EngineConfig) -> None:
+    logs.setup("engine", config.log_level, config.json_output)
+
+
+def serve(
+    sock: socket.socket,
+    load: Load,
+    set_up_logs: Callable[[EngineConfig], None],
+    is_router_gone: Callable[[], bool],
+) -> int:
+    """The protocol from Start to the end; the exit code. Touches nothing else of the process."""
+    channel = Channel(sock)
+    epoch = 0
+    with contextlib.ExitStack() as resources:
+        try:
+            start = channel.receive_start()
+            epoch = start.epoch
+            set_up_logs(start.config)
+            model, runner = _load(channel, start, load, is_router_gone, resources)
+            _run(channel, start, model, runner)
+        except RouterGoneError:
+            return 0
+        except Exception as error:
+            if is_router_gone():
+                return 0
+            _say_failed(channel, epoch, error)  # first, as freeing a dead device may be the end
+            return 1
+    raise AssertionError("the loop ends by raising")
+
+
+def _load(
+    channel: Channel,
+    start: Start,
+    load: Load,
+    is_router_gone: Callable[[], bool],
+    resources: contextlib.ExitStack,
+) -> tuple[Model, Runner]:
+    started_s = time.monotonic()
+    model, runner = load(start.config, _progress(channel, is_router_gone))
+    resources.callback(model.close)
+    resources.callback(runner.close)
+    log.info(
+        "loaded %s (%s) on %s in %.1f s",
+        start.config.model_path,
+        model.description,
+        model.device,
+        time.monotonic() - started_s,
+    )
+    return model, runner
+
+
+def _run(channel: Channel, start: Start, model: Model, runner: Runner) -> None:
+    limits, notes = resolve_limits(start.config, model, runner.limits)
+    log.info(
+        "%d sequences at once, of up to %d tokens each and %d together, in %s KV",
+        limits.max_running,
+        limits.max_sequence_tokens,
+        limits.max_budget_tokens,
+        "unified" if runner.limits.is_unified else "split",
+    )
+    scheduler = Scheduler(runner, limits, start.epoch)
+    channel.send(_ready(start.epoch, model, limits, notes))
+    gc.freeze()  # what is here stays: leave it out of every later collection
+    EngineLoop(scheduler, runner, channel, start.epoch).run()
+
+
+def _progress(channel: Channel, is_router_gone: Callable[[], bool]) -> OnProgress:
+    """Sends a frame for each whole per cent, and stops the load when nobody waits for it."""
+    told_percent = -1
+
+    def on_progress(fraction: float) -> bool:
+        nonlocal told_percent
+        percent = int(fraction * 100)
+        if percent > told_percent:
+            told_percent = percent
+            try:
+                channel.send(Progress(fraction))
+            except RouterGoneError:  # which must not be thrown through llama.cpp
+                return False
+        return not is_router_gone()
+
+    return on_progress
+
+
+def _ready(epoch: int, model: Model, limits: EngineLimits, notes: list[str]) -> Ready:
+    return Ready(
+        epoch=epoch,
+        protocol_version=PROTOCOL_VERSION,
+        package_version=__version__,
+        num_vocab=model.num_vocab,
+        bos_id=model.bos_id,
+        eog_ids=sorted(limits.eog_ids),
+        pieces_hash=model.pieces_hash,
+        num_slots=limits.max_running,
+        max_sequence_tokens=limits.max_sequence_tokens,
+        max_batch_total_tokens=limits.max_budget_tokens,
+        device=model.device,
+        notes=notes,
+    )
+
+
+def _say_failed(channel: Channel, epoch: int, error: Exception) -> None:
+    if isinstance(error, StartupError | RunnerError | FrameError):
+        log.error("%s", error)
+    else:
+        log.error("the engine met a bug of its own", exc_info=error)
+    message = " ".join(str(error).split()) or type(error).__name__
+    with contextlib.suppress(RouterGoneError):
+        channel.send(Failed(epoch, message))
+        deadline_s = time.monotonic() + _LAST_WORDS_S
+        while channel.num_outbox_bytes and (left_s := deadline_s - time.monotonic()) > 0:
+            channel.drain(left_s)

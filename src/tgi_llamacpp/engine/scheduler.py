@@ -1,0 +1,279 @@
+"""Which sequences run: queue, admission within the budget, commit, finish, preemption, abort.
+
+Knows ids and counts, no text, no socket and no model. One turn of the loop is `schedule`, the
+runner's step, `commit`. Admission is first come first served and strict: nothing overtakes the
+oldest that waits, and it reserves the most tokens that it can come to, so that nobody starves.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from array import array
+from collections import OrderedDict
+
+import numpy as np
+
+from tgi_llamacpp.engine.limits import EngineLimits, check_ids, check_submit
+from tgi_llamacpp.engine.planner import Batch, plan_step
+from tgi_llamacpp.engine.runner import NO_TOKEN, Runner, StepResult, StepStatus
+from tgi_llamacpp.engine.sequence import Sequence
+from tgi_llamacpp.engine.slots import SlotTable
+from tgi_llamacpp.engine.stats import Counters
+from tgi_llamacpp.messages import Finish, StepOut, Submit
+
+log = logging.getLogger(__name__)
+
+
+class Scheduler:
+    """Owns every sequence between its Submit and its end."""
+
+    def __init__(self, runner: Runner, limits: EngineLimits, epoch: int = 0) -> None:
+        # Engine
+        self.limits = limits
+        self.counters = Counters()
+        self._runner = runner
+        self._epoch = epoch
+        # Sequences
+        self._slots = SlotTable(runner.limits.num_slots, is_unified=runner.limits.is_unified)
+        self._running: dict[int, Sequence] = {}
+        self._waiting: OrderedDict[int, Sequence] = OrderedDict()  # by num_arrival
+        self._num_arrivals = 0
+        self.num_reserved_tokens = 0
+        # After a preemption nothing is admitted until a running sequence has left: what was taken
+        # from the youngest would go back to it, and be taken again.
+        self._is_held = False
+        # To be told
+        self._admitted: list[int] = []
+        self._failures: list[tuple[int, str]] = []
+
+    @property
+    def num_running(self) -> int:
+        return len(self._running)
+
+    @property
+    def num_waiting(self) -> int:
+        return len(self._waiting)
+
+    def submit(self, submit: Submit) -> None:
+        """Queue a sequence; one that cannot be run ends in take_failures()."""
+        try:
+            sequence = self._accept(submit)
+        except ValueError as refusal:
+            self._failures.append((submit.seq_id, str(refusal)))
+            return
+        self._waiting[sequence.seq_id] = sequence
+
+    def _accept(self, submit: Submit) -> Sequence:
+        """Raises ValueError with one sentence for the client."""
+        if submit.seq_id in self._running or submit.seq_id in self._waiting:
+            raise ValueError(f"sequence {submit.seq_id} is open already: ids are never used twice")
+        if reason := check_submit(submit, self.limits):
+            raise ValueError(reason)
+        ids = np.frombuffer(submit.prompt_ids + submit.generated_ids, "<i4").astype(np.int32)
+        if reason := check_ids(int(ids.min()), int(ids.max()), self.limits.num_vocab):
+            raise ValueError(reason)
+        num_prompt = len(submit.prompt_ids) // ids.itemsize
+        self._num_arrivals += 1
+        return Sequence(
+            seq_id=submit.seq_id,
+            prompt_ids=ids[:num_prompt],
+            generated_ids=array("i", ids[num_prompt:].tolist()),
+            max_new_tokens=submit.max_new_tokens,
+            params=submit.params,
+            ignore_eog=submit.ignore_eog,
+            num_arrival=self._num_arrivals,
+            submitted_s=time.monotonic(),
+        )
+
+    def abort(self, seq_ids: list[int]) -> None:
+        """Forget sequences and free what they hold; unknown ids are no error."""
+        for seq_id in seq_ids:
+            if self._waiting.pop(seq_id, None) is None and seq_id in self._running:
+                self._leave(self._running[seq_id])
+
+    def take_failures(self) -> list[tuple[int, str]]:
+        """Sequences that ended without a finish since the last call: (seq_id, sentence)."""
+        failures, self._failures = self._failures, []
+        return failures
+
+    def schedule(self, *, may_admit: bool = True) -> Batch | None:
+        """Admit what fits, keep the slots dense, and plan the next step; None if nothing runs."""
+        if may_admit:
+            self._admit()
+        if move := self._slots.find_move():
+            self._runner.move(*move)
+            self._slots.move(*move)
+            self.counters.num_moves += 1
+        return plan_step(self._slots, self.limits.max_step_tokens)
+
+    def _admit(self) -> None:
+        while self._waiting and not self._is_held:
+            head = next(iter(self._waiting.values()))
+            if not self._fits(head):
+                return
+            del self._waiting[head.seq_id]
+            self._start(head)
+
+    def _fits(self, sequence: Sequence) -> bool:
+        return (
+            len(self._running) < self.limits.max_running
+            and self._slots.num_free > 0
+            and self.num_reserved_tokens + sequence.num_reserved <= self.limits.max_budget_tokens
+        )
+
+    def _start(self, sequence: Sequence) -> None:
+        slot = self._slots.place(sequence)
+        self._running[sequence.seq_id] = sequence
+        self.num_reserved_tokens += sequence.num_reserved
+        if not sequence.num_preempted:
+            sequence.admitted_s = time.monotonic()
+            self._admitted.append(sequence.seq_id)
+        self._runner.open(slot, sequence.params, sequence.prompt_ids, sequence.output_ids())
+
+    def _leave(self, sequence: Sequence) -> None:
+        """Take a running sequence out of its slot, for good or to be preempted."""
+        del self._running[sequence.seq_id]
+        self.num_reserved_tokens -= sequence.num_reserved
+        self._runner.drop(self._slots.release(sequence))
+        sequence.num_computed = 0
+        self._is_held = False
+
+    def commit(self, batch: Batch, result: StepResult) -> StepOut | None:
+        """Take what a step gave. None where it has to be planned again."""
+        for slot in batch.dummy_slots:
+            self._runner.drop(slot)
+        if result.status is StepStatus.NO_KV_SPACE:
+            self._make_room()
+            return None
+        if result.status is StepStatus.ABORTED:
+            self._resync(batch)
+            return None
+        for sequence, num_rows in batch.segments:
+            sequence.num_computed += num_rows
+        self.counters.add_step(batch)
+        if NO_TOKEN in result.token_ids:
+            result = self._fail_unsampled(result)
+        return self._take_tokens(result)
+
+    def _fail_unsampled(self, result: StepResult) -> StepResult:
+        """End the sequences whose rows had nothing to choose from; the rows of the others."""
+        is_good = result.token_ids != NO_TOKEN
+        for slot in result.slots[~is_good].tolist():
+            sequence = self._slots[slot]
+            assert sequence is not None, f"slot {slot} was sampled and is empty"
+            self._fail(
+                sequence,
+                f"the model gave no finite logit after {sequence.num_tokens} tokens: its weights"
+                " or its file may be broken",
+            )
+        return StepResult(
+            result.status,
+            result.slots[is_good],
+            result.token_ids[is_good],
+            result.logprobs[is_good],
+            result.top_ids[is_good],
+            result.top_logprobs[is_good],
+        )
+
+    def _take_tokens(self, result: StepResult) -> StepOut:
+        eog_ids = self.limits.eog_ids
+        sequences: list[Sequence] = []
+        finishes = bytearray()
+        for slot, token_id in zip(result.slots.tolist(), result.token_ids.tolist(), strict=True):
+            sequence = self._slots[slot]
+            assert sequence is not None, f"slot {slot} was sampled and is empty"
+            sequences.append(sequence)
+            finishes.append(sequence.append(token_id, eog_ids))
+        out = self._step_out(result, sequences, bytes(finishes))
+        if any(finishes):
+            for sequence, finish in zip(sequences, finishes, strict=True):
+                if finish:
+                    self._finish(sequence, Finish(finish))
+        return out
+
+    def _step_out(self, result: StepResult, sequences: list[Sequence], finishes: bytes) -> StepOut:
+        admitted, self._admitted = self._admitted, []
+        counts = [sequence.params.num_top_tokens for sequence in sequences]
+        top_counts = top_ids = top_logprobs = b""
+        if any(counts):
+            columns = np.arange(result.top_ids.shape[1])
+            is_wanted = columns < np.array(counts)[:, None]
+            top_counts = bytes(counts)
+            top_ids = result.top_ids[is_wanted].tobytes()
+            top_logprobs = result.top_logprobs[is_wanted].tobytes()
+        return StepOut(
+            epoch=self._epoch,
+            seq_ids=np.array([one.seq_id for one in sequences], np.int64).tobytes(),
+            token_ids=result.token_ids.tobytes(),
+            logprobs=result.logprobs.tobytes(),
+            finishes=finishes,
+            admitted=np.array(admitted, np.int64).tobytes() if admitted else b"",
+            top_counts=top_counts,
+            top_ids=top_ids,
+            top_logprobs=top_logprobs,
+        )
+
+    def _finish(self, sequence: Sequence, finish: Finish) -> None:
+        self._leave(sequence)
+        if log.isEnabledFor(logging.DEBUG):
+            log.debug(
+                "sequence %d ended (%s): %d prompt and %d output tokens, waited %.3f s, ran %.3f s",
+                sequence.seq_id,
+                finish.name.lower(),
+                len(sequence.prompt_ids),
+                len(sequence.generated_ids),
+                sequence.admitted_s - sequence.submitted_s,
+                time.monotonic() - sequence.admitted_s,
+            )
+
+    def _make_room(self) -> None:
+        """The KV cache is full: the youngest gives up its cells, or a lone one its life."""
+        victim = max(self._running.values(), key=lambda one: one.num_arrival)
+        if len(self._running) > 1:
+            self._preempt(victim)
+            self._is_held = True
+            return
+        self._fail(
+            victim,
+            f"the KV cache of {self._runner.limits.max_pool_tokens} cells has no room for this"
+            f" sequence of {victim.num_tokens} tokens alone: shorten it, or raise"
+            " --max-batch-total-tokens",
+        )
+
+    def _fail(self, sequence: Sequence, reason: str) -> None:
+        self._leave(sequence)
+        self._failures.append((sequence.seq_id, reason))
+
+    def _preempt(self, sequence: Sequence) -> None:
+        """Back into the queue, by age; it resumes with the ids it has."""
+        self._leave(sequence)
+        sequence.num_preempted += 1
+        self.counters.num_preempted += 1
+        self._waiting[sequence.seq_id] = sequence
+        by_age = sorted(self._waiting.values(), key=lambda one: one.num_arrival)
+        self._waiting = OrderedDict((one.seq_id, one) for one in by_age)
+
+    def _resync(self, batch: Batch) -> None:
+        """A step was cut short: believe the cells that are there, and sample nothing."""
+        for sequence, _ in batch.segments:
+            assert sequence.slot is not None
+            last = sequence.num_tokens - 1
+            sequence.num_computed = min(self._runner.num_cells(sequence.slot), last)
+            # The last id has to be computed again for its logits.
+            is_past = self._runner.num_cells(sequence.slot) > last
+            if is_past and not self._runner.trim(sequence.slot, last):
+                self._preempt(sequence)
+
+    def check_integrity(self) -> None:
+        """Raises AssertionError where queue, slots, budget and cells disagree: a bug of ours."""
+        running = list(self._running.values())
+        self._slots.check_integrity(running)
+        reserved = sum(sequence.num_reserved for sequence in running)
+        assert reserved == self.num_reserved_tokens <= self.limits.max_budget_tokens, "budget leaks"
+        assert not self._running.keys() & self._waiting.keys(), "a sequence waits and runs"
+        assert all(sequence.slot is None for sequence in self._waiting.values())
+        for slot in range(len(self._slots)):
+            sequence = self._slots[slot]
+            expected = sequence.num_computed if sequence else 0
+            assert self._runner.num_cells(slot) == expected, f"cells of slot {slot} are off"

@@ -1,0 +1,94 @@
+"""One sequence: its ids, its counters, and where it is between queue and finish.
+
+Knows no queue, no budget and no runner; the scheduler owns every instance. Positions are half-open:
+the slot's cells hold ids [0, num_computed) of prompt + output.
+"""
+
+from __future__ import annotations
+
+import enum
+from array import array
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from tgi_llamacpp.engine.runner import Int32s
+from tgi_llamacpp.messages import Finish, SamplingParams
+
+
+class Status(enum.Enum):
+    """Where a sequence is. Finished ones are forgotten, so there is no status for them."""
+
+    WAITING = "waiting"
+    PREFILLING = "prefilling"
+    DECODING = "decoding"
+
+
+@dataclass(slots=True, eq=False)
+class Sequence:
+    """One generation. `generated_ids` is not empty at the start when it is resumed.
+
+    `num_arrival` orders sequences by the moment they came; a preempted one keeps its number.
+    """
+
+    seq_id: int
+    prompt_ids: Int32s
+    generated_ids: array[int]  # "i": 4 bytes a token
+    max_new_tokens: int
+    params: SamplingParams
+    ignore_eog: bool
+    num_arrival: int
+    submitted_s: float
+
+    slot: int | None = None
+    num_computed: int = 0
+    num_preempted: int = 0
+    admitted_s: float = 0.0
+    num_tokens: int = field(init=False)  # prompt and output so far
+    num_reserved: int = field(init=False)  # of the budget: the most it can come to
+    last_id: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.num_tokens = len(self.prompt_ids) + len(self.generated_ids)
+        self.num_reserved = len(self.prompt_ids) + self.max_new_tokens
+        self.last_id = self.generated_ids[-1] if self.generated_ids else int(self.prompt_ids[-1])
+
+    @property
+    def status(self) -> Status:
+        if self.slot is None:
+            return Status.WAITING
+        return Status.PREFILLING if self.num_to_prefill else Status.DECODING
+
+    @property
+    def num_to_prefill(self) -> int:
+        """Ids to compute before the last one, which is the row that gets sampled."""
+        return self.num_tokens - 1 - self.num_computed
+
+    @property
+    def num_remaining(self) -> int:
+        """Tokens it may still produce; at least one while it lives."""
+        return self.max_new_tokens - len(self.generated_ids)
+
+    def ids(self, start: int, stop: int) -> list[int]:
+        """Ids [start, stop) of prompt + output."""
+        num_prompt = len(self.prompt_ids)
+        if stop <= num_prompt:
+            return self.prompt_ids[start:stop].tolist()  # type: ignore[no-any-return]
+        head = self.prompt_ids[start:num_prompt].tolist()
+        tail = self.generated_ids[max(start - num_prompt, 0) : stop - num_prompt]
+        return [*head, *tail]
+
+    def output_ids(self) -> Int32s:
+        """A copy of the ids produced so far."""
+        return np.array(self.generated_ids, dtype=np.int32)
+
+    def append(self, token_id: int, eog_ids: frozenset[int]) -> Finish:
+        """Take a sampled id, and say whether it was the last."""
+        self.generated_ids.append(token_id)
+        self.num_tokens += 1
+        self.last_id = token_id
+        if token_id in eog_ids and not self.ignore_eog:
+            return Finish.EOG
+        if len(self.generated_ids) >= self.max_new_tokens:
+            return Finish.LENGTH
+        return Finish.NONE

@@ -1,0 +1,72 @@
+"""What the engine counts, and the lines about it in the log.
+
+Counters only grow. The scheduler and the loop add to them; the loop sends them as Stats.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from dataclasses import dataclass, replace
+
+from tgi_llamacpp.engine.planner import Batch
+
+SUMMARY_INTERVAL_S = 5.0
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class Counters:
+    """Since the start."""
+
+    num_steps: int = 0
+    num_decode_tokens: int = 0
+    num_prefill_tokens: int = 0
+    num_shared_steps: int = 0  # steps that ran more than one sequence
+    num_preempted: int = 0
+    num_moves: int = 0
+    num_dummy_rows: int = 0
+    step_s: float = 0.0  # inside Runner.step
+
+    def add_step(self, batch: Batch) -> None:
+        """Count a step that was done."""
+        self.num_steps += 1
+        self.num_decode_tokens += batch.num_decode
+        self.num_prefill_tokens += batch.num_prefill
+        self.num_shared_steps += len(batch.segments) > 1
+        self.num_dummy_rows += len(batch.dummy_slots)
+
+
+class Summary:
+    """One INFO line for each interval that had steps: what ran, and how much of it together."""
+
+    def __init__(self, counters: Counters) -> None:
+        self._counters = counters
+        self._told = replace(counters)
+        self._told_at_s = time.monotonic()
+
+    def due_in_s(self) -> float | None:
+        """Seconds until the next line, at least 0; None while there is nothing to tell."""
+        if self._counters.num_steps == self._told.num_steps:
+            return None
+        return max(0.0, self._told_at_s + SUMMARY_INTERVAL_S - time.monotonic())
+
+    def tell(self, num_running: int, num_waiting: int) -> None:
+        """Write the line, if there was a step since the last."""
+        now, then, now_s = self._counters, self._told, time.monotonic()
+        if now.num_steps == then.num_steps:
+            return
+        log.info(
+            "%d steps in %.1f s, %d shared by several sequences: %d tokens decoded, %d prefilled; "
+            "%d running, %d waiting, %d preempted",
+            now.num_steps - then.num_steps,
+            now_s - self._told_at_s,
+            now.num_shared_steps - then.num_shared_steps,
+            now.num_decode_tokens - then.num_decode_tokens,
+            now.num_prefill_tokens - then.num_prefill_tokens,
+            num_running,
+            num_waiting,
+            now.num_preempted - then.num_preempted,
+        )
+        self._told, self._told_at_s = replace(now), now_s

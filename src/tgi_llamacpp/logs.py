@@ -1,0 +1,100 @@
+"""How both processes log: to stderr, one line a record, plain text or JSON.
+
+Owns the format and the meaning of LOG_LEVEL. Knows no request and no text of one: callers log ids,
+counts and times. Called once by each process as it starts.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import sys
+from datetime import UTC, datetime
+
+import msgspec
+
+_LEVELS = {
+    "trace": logging.DEBUG,
+    "debug": logging.DEBUG,
+    "info": logging.INFO,
+    "warn": logging.WARNING,
+    "error": logging.ERROR,
+    "off": logging.CRITICAL + 1,
+}
+# Libraries that narrate their work at INFO; TGI narrows LOG_LEVEL to its own modules likewise.
+_CHATTY = ("httpx", "httpcore", "huggingface_hub", "transformers", "uvicorn", "asyncio", "filelock")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+
+
+def setup(process: str, log_level: str, json_output: bool) -> None:
+    """Send every log record of this process to stderr.
+
+    process: "router" or "engine", the name on each line. log_level: a level's name, or a filter
+    directive of which the level without a target counts.
+    """
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(JsonFormatter(process) if json_output else LineFormatter(process))
+    level = level_of(log_level)
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(level)
+    for name in _CHATTY:
+        logging.getLogger(name).setLevel(max(level, logging.WARNING))
+    logging.captureWarnings(True)
+
+
+def level_of(log_level: str) -> int:
+    """The level that LOG_LEVEL asks for; INFO where it names none."""
+    for part in log_level.lower().split(","):
+        if part.strip() in _LEVELS:
+            return _LEVELS[part.strip()]
+    return logging.INFO
+
+
+def escape(text: str) -> str:
+    """Control characters and line ends as escapes: a record stays one line, whatever it quotes."""
+    return _CONTROL.sub(lambda match: match[0].encode("unicode_escape").decode(), text)
+
+
+def _timestamp(record: logging.LogRecord) -> str:
+    moment = datetime.fromtimestamp(record.created, UTC)
+    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def _level(record: logging.LogRecord) -> str:
+    return "WARN" if record.levelno == logging.WARNING else record.levelname
+
+
+class LineFormatter(logging.Formatter):
+    """`2026-01-31T12:00:00.000Z  INFO router: message`; a traceback follows on lines of its own."""
+
+    def __init__(self, process: str) -> None:
+        super().__init__()
+        self._process = process
+
+    def format(self, record: logging.LogRecord) -> str:
+        head = f"{_timestamp(record)} {_level(record):>5} {self._process}: "
+        line = head + escape(record.getMessage())
+        if record.exc_info:
+            line += "\n" + self.formatException(record.exc_info)
+        return line
+
+
+class JsonFormatter(logging.Formatter):
+    """TGI's keys: timestamp, level, message, target; and `exception` where there is one."""
+
+    def __init__(self, process: str) -> None:
+        super().__init__()
+        self._process = process
+
+    def format(self, record: logging.LogRecord) -> str:
+        entry = {
+            "timestamp": _timestamp(record),
+            "level": _level(record),
+            "message": record.getMessage(),
+            "target": record.name,
+            "process": self._process,
+        }
+        if record.exc_info:
+            entry["exception"] = self.formatException(record.exc_info)
+        return msgspec.json.encode(entry).decode()

@@ -1,0 +1,233 @@
+"""What every Runner must do, as tests: a class to inherit, with a fixture `runner` of one's own.
+
+The fixture gives an empty Runner with at least 4 slots of 64 tokens, 16 rows a step and 256 ids.
+Greedy ids are compared, so the runner must give equal logits whatever shares a step; where a model
+does not, its tests override `same`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+import pytest
+
+from tgi_llamacpp.engine.runner import Int32s, Plan, Runner, StepResult, StepStatus
+from tgi_llamacpp.errors import RunnerError
+from tgi_llamacpp.messages import SamplingParams
+
+Row = tuple[int, int, int, int]  # slot, position, token id, sampled
+
+GREEDY = SamplingParams()
+NOTHING = np.empty(0, np.int32)
+
+
+def plan_of(rows: Iterable[Row]) -> Plan:
+    columns = np.array(list(rows), np.int32).reshape(-1, 4).T.copy()
+    return Plan(columns[0], columns[1], columns[2], columns[3].astype(np.int8))
+
+
+def ids_of(*ids: int) -> Int32s:
+    return np.array(ids, np.int32)
+
+
+def rows_of(slot: int, start: int, ids: Iterable[int], *, sample: bool = True) -> list[Row]:
+    """Consecutive rows of one slot, of which the last is sampled."""
+    rows = [(slot, start + i, token_id, 0) for i, token_id in enumerate(ids)]
+    if sample:
+        rows[-1] = (*rows[-1][:3], 1)
+    return rows
+
+
+def start(runner: Runner, slot: int, ids: Int32s, params: SamplingParams = GREEDY) -> int:
+    """Open a slot, run the prompt in one step, and return the first id."""
+    runner.open(slot, params, ids, NOTHING)
+    result = runner.step(plan_of(rows_of(slot, 0, ids.tolist())))
+    assert result.status is StepStatus.OK
+    return int(result.token_ids[0])
+
+
+def generate(runner: Runner, slot: int, last_id: int, num_tokens: int) -> list[int]:
+    """Decode on in a slot whose last id is not in its cells yet."""
+    ids = []
+    for _ in range(num_tokens):
+        result = runner.step(plan_of([(slot, runner.num_cells(slot), last_id, 1)]))
+        last_id = int(result.token_ids[0])
+        ids.append(last_id)
+    return ids
+
+
+PROMPT = ids_of(5, 9, 3, 7, 11, 2)
+OTHER = ids_of(8, 8, 1, 4)
+
+
+class RunnerContract:
+    """Inherit it as `class TestX(RunnerContract)` beside a fixture `runner`."""
+
+    def same(self, left: list[int], right: list[int]) -> bool:
+        return left == right
+
+    def alone(self, runner: Runner, prompt: Int32s, num_tokens: int) -> list[int]:
+        first = start(runner, 0, prompt)
+        ids = [first, *generate(runner, 0, first, num_tokens - 1)]
+        runner.drop(0)
+        return ids
+
+    # What a step gives
+
+    def test_a_sampled_row_gives_one_token_of_the_vocabulary(self, runner: Runner) -> None:
+        runner.open(0, GREEDY, PROMPT, NOTHING)
+        result = runner.step(plan_of(rows_of(0, 0, PROMPT.tolist())))
+        assert result.slots.tolist() == [0]
+        assert 0 <= result.token_ids[0] < runner.limits.num_vocab
+        assert result.logprobs[0] <= 0
+        assert result.token_ids.dtype == np.int32
+        assert result.logprobs.dtype == np.float32
+
+    def test_rows_that_are_not_sampled_fill_cells_and_give_nothing(self, runner: Runner) -> None:
+        runner.open(0, GREEDY, PROMPT, NOTHING)
+        result = runner.step(plan_of(rows_of(0, 0, PROMPT.tolist(), sample=False)))
+        assert result.status is StepStatus.OK
+        assert len(result.slots) == len(result.token_ids) == len(result.logprobs) == 0
+        assert runner.num_cells(0) == len(PROMPT)
+
+    def test_results_come_in_the_order_of_the_plan(self, runner: Runner) -> None:
+        for slot in (0, 1, 2):
+            runner.open(slot, GREEDY, PROMPT, NOTHING)
+        rows = [row for slot in (0, 1, 2) for row in rows_of(slot, 0, PROMPT.tolist()[:3])]
+        assert runner.step(plan_of(rows)).slots.tolist() == [0, 1, 2]
+
+    def test_a_prompt_in_pieces_gives_what_it_gives_in_one(self, runner: Runner) -> None:
+        expected = self.alone(runner, PROMPT, 4)
+        runner.open(0, GREEDY, PROMPT, NOTHING)
+        runner.step(plan_of(rows_of(0, 0, PROMPT.tolist()[:2], sample=False)))
+        runner.step(plan_of(rows_of(0, 2, PROMPT.tolist()[2:5], sample=False)))
+        ids = generate(runner, 0, int(PROMPT[5]), 4)
+        assert self.same(ids, expected)
+
+    def test_sequences_that_share_steps_get_what_they_get_alone(self, runner: Runner) -> None:
+        expected = [self.alone(runner, PROMPT, 5), self.alone(runner, OTHER, 5)]
+        last = [start(runner, 0, PROMPT), start(runner, 1, OTHER)]
+        ids = [[last[0]], [last[1]]]
+        for _ in range(4):
+            rows = [(slot, runner.num_cells(slot), last[slot], 1) for slot in (0, 1)]
+            last = runner.step(plan_of(rows)).token_ids.tolist()
+            ids[0].append(last[0])
+            ids[1].append(last[1])
+        assert self.same(ids[0], expected[0])
+        assert self.same(ids[1], expected[1])
+
+    def test_a_resumed_sequence_gets_what_it_would_have_got(self, runner: Runner) -> None:
+        params = SamplingParams(temperature=1.0, seed=42, repetition_penalty=1.2)
+        first = start(runner, 0, PROMPT, params)
+        expected = [first, *generate(runner, 0, first, 5)]
+        runner.drop(0)
+        runner.open(1, params, PROMPT, ids_of(*expected[:3]))
+        runner.step(plan_of(rows_of(1, 0, [*PROMPT.tolist(), *expected[:2]], sample=False)))
+        assert self.same(generate(runner, 1, expected[2], 3), expected[3:])
+
+    def test_alternatives_come_best_first(self, runner: Runner) -> None:
+        runner.open(0, SamplingParams(num_top_tokens=3), PROMPT, NOTHING)
+        result: StepResult = runner.step(plan_of(rows_of(0, 0, PROMPT.tolist())))
+        logprobs = result.top_logprobs[0, :3].tolist()
+        assert result.top_ids[0, 0] == result.token_ids[0]  # greedy
+        assert logprobs == sorted(logprobs, reverse=True)
+        assert logprobs[0] == pytest.approx(float(result.logprobs[0]))
+
+    # What slots hold
+
+    def test_a_dummy_row_in_an_empty_slot_disturbs_nobody(self, runner: Runner) -> None:
+        expected = self.alone(runner, PROMPT, 3)
+        first = start(runner, 0, PROMPT)
+        other = start(runner, 2, PROMPT)
+        rows = [(0, 6, first, 1), (1, 0, 0, 0), (2, 6, other, 1)]
+        result = runner.step(plan_of(rows))
+        second = result.token_ids.tolist()
+        runner.drop(1)
+        assert runner.num_cells(1) == 0
+        assert self.same([first, second[0], *generate(runner, 0, second[0], 1)], expected)
+        assert self.same([other, second[1]], expected[:2])
+
+    def test_a_dropped_slot_is_as_new(self, runner: Runner) -> None:
+        expected = self.alone(runner, PROMPT, 4)
+        start(runner, 0, OTHER)
+        runner.drop(0)
+        assert runner.num_cells(0) == 0
+        assert self.same(self.alone(runner, PROMPT, 4), expected)
+
+    def test_dropping_an_empty_slot_is_no_error(self, runner: Runner) -> None:
+        runner.drop(3)
+        assert runner.num_cells(3) == 0
+
+    def test_a_moved_sequence_goes_on_where_it_was(self, runner: Runner) -> None:
+        params = SamplingParams(temperature=1.0, seed=7, frequency_penalty=0.5)
+        first = start(runner, 0, PROMPT, params)
+        expected = generate(runner, 0, first, 4)
+        runner.drop(0)
+        assert start(runner, 3, PROMPT, params) == first
+        runner.move(3, 1)
+        assert runner.num_cells(3) == 0
+        assert runner.num_cells(1) == len(PROMPT)
+        assert self.same(generate(runner, 1, first, 4), expected)
+
+    def test_the_slot_that_was_moved_from_can_be_opened(self, runner: Runner) -> None:
+        start(runner, 2, PROMPT)
+        runner.move(2, 0)
+        start(runner, 2, OTHER)
+        assert runner.num_cells(2) == len(OTHER)
+
+    def test_trimming_forgets_the_tail_or_says_that_it_cannot(self, runner: Runner) -> None:
+        first = start(runner, 0, PROMPT)
+        generate(runner, 0, first, 1)
+        assert runner.trim(0, len(PROMPT)) is runner.limits.can_trim
+        assert runner.num_cells(0) == len(PROMPT) + (not runner.limits.can_trim)
+        assert 0 <= generate(runner, 0, first, 1)[0] < runner.limits.num_vocab
+
+    # What is refused, and changes nothing
+
+    @pytest.mark.parametrize(
+        "rows",
+        [
+            pytest.param([], id="no rows"),
+            pytest.param([(0, 7, 1, 1)], id="gap"),
+            pytest.param([(0, 5, 1, 1)], id="overlap"),
+            pytest.param([(0, 6, 1, 0), (0, 8, 1, 1)], id="gap within"),
+            pytest.param([(0, 6, 1, 1), (0, 7, 1, 1)], id="sampled before its last"),
+            pytest.param([(1, 0, 1, 1)], id="sampled without open"),
+            pytest.param([(0, 6, -1, 1)], id="negative id"),
+            pytest.param([(0, 6, 1 << 30, 1)], id="id outside the vocabulary"),
+            pytest.param([(-1, 0, 1, 0)], id="negative slot"),
+            pytest.param([(1 << 20, 0, 1, 0)], id="no such slot"),
+            pytest.param([(0, 6, 1, 0), (1, 0, 1, 0), (0, 7, 1, 1)], id="rows apart"),
+        ],
+    )
+    def test_a_malformed_plan_is_refused_and_changes_nothing(
+        self, runner: Runner, rows: list[Row]
+    ) -> None:
+        first = start(runner, 0, PROMPT)
+        with pytest.raises(RunnerError):
+            runner.step(plan_of(rows))
+        assert [runner.num_cells(slot) for slot in range(3)] == [len(PROMPT), 0, 0]
+        assert 0 <= generate(runner, 0, first, 1)[0] < runner.limits.num_vocab
+
+    def test_more_rows_than_a_step_takes_are_refused(self, runner: Runner) -> None:
+        ids = [1] * (runner.limits.max_step_tokens + 1)
+        with pytest.raises(RunnerError):
+            runner.step(plan_of(rows_of(0, 0, ids, sample=False)))
+        assert runner.num_cells(0) == 0
+
+    def test_moving_onto_a_slot_in_use_is_refused(self, runner: Runner) -> None:
+        start(runner, 0, PROMPT)
+        start(runner, 1, OTHER)
+        with pytest.raises(RunnerError):
+            runner.move(0, 1)
+        assert [runner.num_cells(0), runner.num_cells(1)] == [len(PROMPT), len(OTHER)]
+
+    def test_opening_a_slot_in_use_is_refused(self, runner: Runner) -> None:
+        start(runner, 0, PROMPT)
+        with pytest.raises(RunnerError):
+            runner.open(0, GREEDY, OTHER, NOTHING)
+
+    def test_closing_twice_is_no_error(self, runner: Runner) -> None:
+        runner.close()
+        runner.close()

@@ -1,0 +1,208 @@
+"""Claims about every schedule: random arrivals, lengths, aborts, limits, layouts and failing steps.
+
+After each turn the scheduler's own check_integrity runs (simulation.py), so budget, slots and cells
+are compared all the time.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from itertools import pairwise
+
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.engine.simulation import (
+    EOG,
+    SPLIT,
+    Simulation,
+    UnrulyRunner,
+    engine_limits,
+    submit_of,
+    text_alone,
+)
+from tgi_llamacpp.engine.planner import Batch
+from tgi_llamacpp.engine.runner import RunnerLimits
+from tgi_llamacpp.engine.slots import DUMMY_ROW, EXTRA_PASS
+from tgi_llamacpp.messages import Finish, SamplingParams, Submit
+
+EOG_CHANCE = 0.05
+MAX_SEQUENCE_TOKENS = 48
+
+
+@dataclass(frozen=True)
+class Arrival:
+    """A sequence that comes before turn `turn`, and may be aborted before turn `abort_turn`."""
+
+    turn: int
+    submit: Submit
+    abort_turn: int | None
+
+
+@st.composite
+def runner_limits(draw: st.DrawFn) -> RunnerLimits:
+    num_slots = draw(st.integers(1, 9))
+    is_unified = draw(st.booleans())
+    pool = draw(st.integers(MAX_SEQUENCE_TOKENS, 4 * MAX_SEQUENCE_TOKENS))
+    return replace(
+        SPLIT,
+        num_slots=num_slots,
+        max_slot_tokens=MAX_SEQUENCE_TOKENS,
+        max_pool_tokens=pool if is_unified else num_slots * MAX_SEQUENCE_TOKENS,
+        max_step_tokens=draw(st.integers(1, 40)),
+        is_unified=is_unified,
+        can_trim=draw(st.booleans()),
+    )
+
+
+@st.composite
+def arrivals(draw: st.DrawFn, *, may_abort: bool = True) -> list[Arrival]:
+    result = []
+    for seq_id in range(draw(st.integers(1, 14))):
+        num_prompt = draw(st.integers(1, 32))
+        turn = draw(st.integers(0, 30))
+        params = SamplingParams(
+            temperature=draw(st.sampled_from([0.0, 1.0])),
+            seed=seq_id,
+            num_top_tokens=draw(st.sampled_from([0, 0, 2])),
+        )
+        submit = submit_of(
+            seq_id,
+            num_prompt,
+            draw(st.integers(1, MAX_SEQUENCE_TOKENS - num_prompt)),
+            params=params,
+            ignore_eog=draw(st.booleans()),
+        )
+        abort_turn = draw(st.none() | st.integers(turn, turn + 40)) if may_abort else None
+        result.append(Arrival(turn, submit, abort_turn))
+    return sorted(result, key=lambda one: one.turn)
+
+
+def check_batch(batch: Batch, limits: RunnerLimits) -> None:
+    """The step's row limit, and that no cheap hole parts the decode rows."""
+    plan = batch.plan
+    assert len(plan.slots) <= limits.max_step_tokens
+    assert plan.slots.tolist() == sorted(plan.slots.tolist())
+    if limits.is_unified:
+        assert not batch.dummy_slots
+        return
+    planned = set(plan.slots.tolist())
+    slots, counts = np.unique(plan.slots, return_counts=True)
+    single = set(slots[counts == 1].tolist())  # a chunk that ends its prompt has two rows or more
+    decoding = [slot for slot in plan.slots[plan.samples == 1].tolist() if slot in single]
+    has_room = len(plan.slots) + limits.num_slots < limits.max_step_tokens
+    for slot, after in pairwise(decoding):
+        missing = [between for between in range(slot + 1, after) if between not in planned]
+        assert not missing or not has_room or len(missing) * DUMMY_ROW >= EXTRA_PASS
+
+
+def play(simulation: Simulation, coming: list[Arrival], limits: RunnerLimits) -> set[int]:
+    """Run to the end; the ids that were aborted before they ended."""
+    pending = list(coming)
+    aborted: set[int] = set()
+    while pending or simulation.has_work:
+        now = simulation.num_turns
+        while pending and pending[0].turn <= now:
+            simulation.submit(pending.pop(0).submit)
+        for arrival in coming:
+            seq_id = arrival.submit.seq_id
+            is_open = seq_id not in simulation.finishes and seq_id not in simulation.failures
+            if arrival.abort_turn == now and arrival.turn <= now and is_open:
+                simulation.scheduler.abort([seq_id])
+                aborted.add(seq_id)
+        simulation.turn()
+        if simulation.batches:
+            check_batch(simulation.batches[-1], limits)
+        assert simulation.num_turns < 5000, "it does not end"
+    return aborted
+
+
+def simulation_of(limits: RunnerLimits, budget: int) -> Simulation:
+    runner = UnrulyRunner(limits, eog_chance=EOG_CHANCE)
+    budget = max(MAX_SEQUENCE_TOKENS, min(budget, limits.max_pool_tokens))
+    return Simulation(runner, engine_limits(limits, max_budget_tokens=budget))
+
+
+def check_ends(simulation: Simulation, coming: list[Arrival], aborted: set[int]) -> None:
+    """Everybody ended exactly once, with the text of running alone, or the head of it."""
+    assert not simulation.failures
+    expected_finishes = {one.submit.seq_id for one in coming} - aborted
+    assert simulation.finishes.keys() == expected_finishes
+    for arrival in coming:
+        submit = arrival.submit
+        text = text_alone(submit, eog_chance=EOG_CHANCE)
+        produced = simulation.texts[submit.seq_id]
+        if submit.seq_id in aborted:
+            assert produced == text[: len(produced)]
+            continue
+        assert produced == text
+        is_eog = text[-1] == EOG and not submit.ignore_eog
+        assert simulation.finishes[submit.seq_id] is (Finish.EOG if is_eog else Finish.LENGTH)
+    assert simulation.scheduler.num_reserved_tokens == 0
+    assert all(
+        not simulation.runner.num_cells(slot) for slot in range(simulation.runner.limits.num_slots)
+    )
+
+
+@given(limits=runner_limits(), budget=st.integers(48, 500), coming=arrivals())
+@settings(max_examples=150, deadline=None)
+def test_every_sequence_ends_once_with_the_text_of_running_alone(
+    limits: RunnerLimits, budget: int, coming: list[Arrival]
+) -> None:
+    simulation = simulation_of(limits, budget)
+    aborted = play(simulation, coming, limits)
+    check_ends(simulation, coming, aborted)
+
+
+@given(
+    limits=runner_limits(),
+    coming=arrivals(),
+    refuses=st.frozensets(st.integers(0, 80), max_size=12),
+    cuts=st.dictionaries(st.integers(0, 80), st.integers(0, 20), max_size=12),
+)
+@settings(max_examples=150, deadline=None)
+def test_steps_that_fail_or_are_cut_short_change_no_text(
+    limits: RunnerLimits, coming: list[Arrival], refuses: frozenset[int], cuts: dict[int, int]
+) -> None:
+    simulation = simulation_of(limits, 500)
+    assert isinstance(simulation.runner, UnrulyRunner)
+    simulation.runner.refuses = refuses
+    simulation.runner.cuts = cuts
+    aborted = play(simulation, coming, limits)
+    check_ends(simulation, coming, aborted)
+
+
+@given(coming=arrivals(may_abort=False), num_slots=st.integers(1, 9), cells=st.integers(48, 120))
+@settings(max_examples=80, deadline=None)
+def test_a_pool_that_runs_out_preempts_and_resumes_as_if_nothing_had_been(
+    coming: list[Arrival], num_slots: int, cells: int
+) -> None:
+    limits = replace(
+        SPLIT,
+        num_slots=num_slots,
+        max_slot_tokens=MAX_SEQUENCE_TOKENS,
+        max_pool_tokens=num_slots * MAX_SEQUENCE_TOKENS + 48,
+        is_unified=True,
+    )
+    withheld = max(0, limits.max_pool_tokens - cells)
+    runner = UnrulyRunner(limits, eog_chance=EOG_CHANCE, num_withheld_cells=withheld)
+    simulation = Simulation(runner, engine_limits(limits))
+    play(simulation, coming, limits)
+    check_ends(simulation, coming, set())
+
+
+@given(limits=runner_limits(), budget=st.integers(48, 500), coming=arrivals(may_abort=False))
+@settings(max_examples=100, deadline=None)
+def test_nobody_waits_for_more_than_those_who_came_before(
+    limits: RunnerLimits, budget: int, coming: list[Arrival]
+) -> None:
+    """First come first served, in steps: the oldest gets at least one row of each step."""
+    simulation = simulation_of(limits, budget)
+    play(simulation, coming, limits)
+    assert simulation.admitted == [one.submit.seq_id for one in coming]
+    num_rows = 0
+    for arrival in coming:
+        submit = arrival.submit
+        num_rows += len(submit.prompt_ids) // 4 + submit.max_new_tokens
+        assert simulation.finished_at[submit.seq_id] <= arrival.turn + num_rows + 1
