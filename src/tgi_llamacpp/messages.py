@@ -177,7 +177,7 @@ class FrameDecoder:
 
     def __init__(self, message_type: object) -> None:
         self._decoder: msgspec.msgpack.Decoder[FromRouter | FromEngine] = msgspec.msgpack.Decoder(
-            message_type  # type: ignore[arg-type]  # a union is a valid type here
+            message_type  # a union is a valid type here
         )
         self._buffer = bytearray()
 

@@ -158,9 +158,9 @@ def _ready(epoch: int, model: Model, limits: EngineLimits, notes: list[str]) -> 
 
 
 def _say_failed(channel: Channel, epoch: int, error: Exception) -> None:
-    if isinstance(error, StartupError | RunnerError | FrameError):
+    if isinstance(error, RunnerError | FrameError):
         log.error("%s", error)
-    else:
+    elif not isinstance(error, StartupError):  # which is the router's last words
         log.error("the engine met a bug of its own", exc_info=error)
     message = " ".join(str(error).split()) or type(error).__name__
     with contextlib.suppress(RouterGoneError):

@@ -1,0 +1,217 @@
+"""From what the operator set to what the processes run with.
+
+Owns TGI's order of derivation, its start-up checks and our four defaults. Pure: the number of CPUs
+and the model's context come as arguments. Called by the router as it starts, once before the model
+is looked for (so that a mistake costs no download) and once when its context is known.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from tgi_llamacpp.config import EngineConfig, LimitsConfig, RouterConfig, ServerConfig
+from tgi_llamacpp.errors import StartupError, UsageError
+from tgi_llamacpp.messages import Ready
+
+DEFAULT_MAX_INPUT_TOKENS = 1024
+DEFAULT_MAX_TOTAL_TOKENS = 2048
+DEFAULT_PHYSICAL_BATCH_TOKENS = 512
+MIN_DEFAULT_BATCH_SIZE = 8
+MAX_BATCH_SIZE = 256  # llama.cpp's LLAMA_MAX_SEQ
+# The types that llama.cpp can keep a KV cache in.
+KV_CACHE_TYPES = ("f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "iq4_nl")
+_UNQUANTIZED = ("f32", "f16", "bf16")
+
+
+@dataclass(frozen=True, slots=True)
+class Derived:
+    """Every number that follows from others, resolved; notes are sentences for the log."""
+
+    n_threads: int
+    n_threads_batch: int
+    max_batch_size: int
+    max_input_tokens: int
+    max_total_tokens: int
+    max_batch_total_tokens: int
+    max_physical_batch_total_tokens: int
+    max_concurrent_requests: int
+    use_mmap: bool
+    offload_kqv: bool
+    flash_attention: bool
+    notes: list[str] = field(default_factory=list)
+
+
+def derive(config: ServerConfig, num_cpus: int, context_tokens: int | None = None) -> Derived:
+    """The limits, in TGI's order.
+
+    context_tokens: what the model was trained for; None while it is not known.
+    Raises StartupError where limits contradict each other, UsageError where flags do.
+    """
+    n_threads = config.n_threads or num_cpus
+    n_threads_batch = config.n_threads_batch or n_threads
+    max_batch_size = config.max_batch_size or _default_batch_size(n_threads_batch)
+    max_input, max_total, notes = _lengths(config, context_tokens)
+    budget = config.max_batch_total_tokens or max_batch_size * max_total
+    physical = config.max_physical_batch_total_tokens or DEFAULT_PHYSICAL_BATCH_TOKENS
+    derived = Derived(
+        n_threads=n_threads,
+        n_threads_batch=n_threads_batch,
+        max_batch_size=max_batch_size,
+        max_input_tokens=max_input,
+        max_total_tokens=max_total,
+        max_batch_total_tokens=budget,
+        max_physical_batch_total_tokens=min(physical, budget),
+        max_concurrent_requests=config.max_concurrent_requests or 2 * max_batch_size,
+        use_mmap=_is_on(config.use_mmap, config.disable_mmap, "mmap"),
+        offload_kqv=_is_on(config.offload_kqv, config.disable_offload_kqv, "offload-kqv"),
+        flash_attention=_is_on(
+            config.flash_attention, config.disable_flash_attention, "flash-attention"
+        ),
+        notes=notes,
+    )
+    _check(config, derived)
+    return derived
+
+
+def engine_config(
+    config: ServerConfig, derived: Derived, model_path: str, extra_eog_ids: list[int]
+) -> EngineConfig:
+    """What the engine gets in its Start frame."""
+    is_one_gpu = config.split_mode.isdecimal()
+    return EngineConfig(
+        model_path=model_path,
+        max_total_tokens=derived.max_total_tokens,
+        max_batch_total_tokens=derived.max_batch_total_tokens,
+        max_physical_batch_total_tokens=derived.max_physical_batch_total_tokens,
+        max_batch_size=derived.max_batch_size,
+        n_threads=derived.n_threads,
+        n_threads_batch=derived.n_threads_batch,
+        n_gpu_layers=config.n_gpu_layers,
+        split_mode="none" if is_one_gpu else config.split_mode,
+        main_gpu=int(config.split_mode) if is_one_gpu else 0,
+        numa=config.numa,
+        use_mmap=derived.use_mmap,
+        use_mlock=config.use_mlock,
+        offload_kqv=derived.offload_kqv,
+        flash_attention=derived.flash_attention,
+        type_k=config.type_k,
+        type_v=config.type_v,
+        extra_eog_ids=extra_eog_ids,
+        log_level=config.log_level,
+        json_output=config.json_output,
+    )
+
+
+def router_config(config: ServerConfig, derived: Derived, name: str, ready: Ready) -> RouterConfig:
+    """What the HTTP side gets, once the engine has said what it has room for.
+
+    name: of the model, for clients.
+    Raises StartupError where no prompt of max_input_tokens fits in a sequence.
+    """
+    max_total = min(derived.max_total_tokens, ready.max_sequence_tokens)
+    max_input = derived.max_input_tokens
+    if max_input >= max_total:
+        raise StartupError(
+            f"`max_input_tokens` ({max_input}) must be < the {max_total} tokens that a request can"
+            " have here: lower --max-input-tokens"
+        )
+    limits = LimitsConfig(
+        max_concurrent_requests=derived.max_concurrent_requests,
+        max_input_tokens=max_input,
+        max_total_tokens=max_total,
+        max_best_of=config.max_best_of,
+        max_stop_sequences=config.max_stop_sequences,
+        max_top_n_tokens=config.max_top_n_tokens,
+        max_client_batch_size=config.max_client_batch_size,
+        payload_limit=config.payload_limit,
+        disable_grammar_support=config.disable_grammar_support,
+    )
+    return RouterConfig(
+        model_id=name,
+        limits=limits,
+        revision=config.revision,
+        hostname=config.hostname,
+        port=config.port,
+        validation_workers=config.validation_workers,
+        cors_allow_origin=[] if "*" in config.cors_allow_origin else config.cors_allow_origin,
+        api_key=config.api_key,
+        json_output=config.json_output,
+        compute_type=config.compute_type or ("cpu" if ready.device == "CPU" else "gpu"),
+    )
+
+
+def _default_batch_size(n_threads_batch: int) -> int:
+    return min(max(MIN_DEFAULT_BATCH_SIZE, n_threads_batch), MAX_BATCH_SIZE)
+
+
+def _lengths(config: ServerConfig, context_tokens: int | None) -> tuple[int, int, list[str]]:
+    """(max_input_tokens, max_total_tokens, notes): what was asked for, cut to the model's context.
+
+    An input limit that nobody set follows a total that was cut.
+    """
+    asked_input = _asked_input_tokens(config)
+    max_total = config.max_total_tokens or DEFAULT_MAX_TOTAL_TOKENS
+    if context_tokens is None or max_total <= context_tokens:
+        return asked_input or DEFAULT_MAX_INPUT_TOKENS, max_total, []
+    notes = [f"max_total_tokens is {context_tokens}, the model's context, and not {max_total}"]
+    max_input = asked_input or min(DEFAULT_MAX_INPUT_TOKENS, context_tokens // 2)
+    if asked_input is None and max_input < DEFAULT_MAX_INPUT_TOKENS:
+        notes.append(f"max_input_tokens is {max_input}, half of that")
+    return max_input, context_tokens, notes
+
+
+def _asked_input_tokens(config: ServerConfig) -> int | None:
+    """--max-input-tokens, or its older name."""
+    if config.max_input_tokens is not None and config.max_input_length is not None:
+        raise StartupError(
+            f"Both `max_input_tokens` ({config.max_input_tokens}) and `max_input_length`"
+            f" ({config.max_input_length}) are set: set only `max_input_tokens`"
+        )
+    return config.max_input_tokens or config.max_input_length
+
+
+def _check(config: ServerConfig, derived: Derived) -> None:
+    """TGI's start-up checks, its third aside: see "Budget" in docs/architecture.md."""
+    if config.validation_workers == 0:
+        raise StartupError("`validation_workers` must be > 0")
+    if derived.max_input_tokens >= derived.max_total_tokens:
+        raise StartupError(
+            "`max_input_tokens` must be < `max_total_tokens`."
+            f" Given: {derived.max_input_tokens} and {derived.max_total_tokens}"
+        )
+    if derived.max_total_tokens > derived.max_batch_total_tokens:
+        raise StartupError(
+            "`max_total_tokens` must be <= `max_batch_total_tokens`."
+            f" Given: {derived.max_total_tokens} and {derived.max_batch_total_tokens}"
+        )
+    if derived.max_batch_size > MAX_BATCH_SIZE:
+        raise StartupError(
+            f"`max_batch_size` must be <= {MAX_BATCH_SIZE}, llama.cpp's limit."
+            f" Given: {derived.max_batch_size}"
+        )
+    _check_cache_types(config, derived.flash_attention)
+
+
+def _check_cache_types(config: ServerConfig, flash_attention: bool) -> None:
+    for option, name in (("--type-k", config.type_k), ("--type-v", config.type_v)):
+        if name not in KV_CACHE_TYPES:
+            raise StartupError(
+                f"{option} {_kebab(name)}: a KV cache can be"
+                f" {', '.join(map(_kebab, KV_CACHE_TYPES))}"
+            )
+    if config.type_v not in _UNQUANTIZED and not flash_attention:
+        raise StartupError(
+            f"--type-v {_kebab(config.type_v)} needs flash attention:"
+            " drop --disable-flash-attention, or keep V in f16"
+        )
+
+
+def _kebab(type_name: str) -> str:
+    return type_name.replace("_", "-")
+
+
+def _is_on(asked: bool | None, is_disabled: bool, name: str) -> bool:
+    """A switch that TGI has spelled in both directions; it is on where neither was given."""
+    if asked and is_disabled:
+        raise UsageError(f"--disable-{name} contradicts --{name} (or --use-{name})")
+    return not is_disabled and asked is not False

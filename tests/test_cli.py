@@ -1,0 +1,297 @@
+"""Flags, environment, derived values, and what a mistake costs: one sentence and an exit code."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from tgi_llamacpp import __version__, flags
+from tgi_llamacpp.config import ServerConfig
+from tgi_llamacpp.derive import derive, engine_config, router_config
+from tgi_llamacpp.errors import StartupError, UsageError
+from tgi_llamacpp.machine import usable_cpus
+from tgi_llamacpp.messages import Ready
+
+ROOT = Path(__file__).parent.parent
+TGI_FLAGS = {
+    # text-generation-router-llamacpp --help of TGI 3.3.6, and the spellings of its documentation
+    "--model-id", "--revision", "--model-gguf", "--n-threads", "--n-threads-batch",
+    "--n-gpu-layers", "--split-mode", "--defrag-threshold", "--numa", "--disable-mmap",
+    "--use-mlock", "--disable-offload-kqv", "--disable-flash-attention", "--type-k", "--type-v",
+    "--validation-workers", "--max-concurrent-requests", "--max-input-tokens",
+    "--max-total-tokens", "--max-batch-total-tokens", "--max-physical-batch-total-tokens",
+    "--max-batch-size", "--hostname", "--port", "--prometheus-port", "--json-output",
+    "--otlp-endpoint", "--otlp-service-name", "--cors-allow-origin", "--tokenizer-config-path",
+    "--disable-grammar-support", "--max-client-batch-size", "--usage-stats", "--payload-limit",
+    "--max-image-fetch-size", "--use-mmap", "--offload-kqv", "--flash-attention",
+}  # fmt: skip
+
+
+def parse(*arguments: str, **environ: str) -> ServerConfig:
+    return flags.parse(["--model-id", "m", *arguments], environ)
+
+
+class TestFlags:
+    def test_every_flag_of_tgi_is_known(self) -> None:
+        assert {flag.option for flag in flags.FLAGS} >= TGI_FLAGS
+
+    def test_every_setting_has_one_line_of_help(self) -> None:
+        names = [field.name for field in msgspec.structs.fields(ServerConfig)]
+        assert sorted(names) == sorted(flag.name for flag in flags.FLAGS)
+        assert all(flag.help and "\n" not in flag.help for flag in flags.FLAGS)
+
+    def test_help_names_every_flag_with_its_variable_and_default(
+        self, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        with pytest.raises(SystemExit) as exit_info:
+            parse("--help")
+        assert exit_info.value.code == 0
+        lines = capsys.readouterr().out.splitlines()
+        for flag in flags.FLAGS:
+            if flag.option is None:
+                continue
+            (line,) = (text for text in lines if text.strip().startswith(flag.option + " "))
+            assert flag.help in line
+            assert "[default: " in line
+            assert flag.variable is None or f"[env: {flag.variable}]" in line
+
+    def test_the_table_in_readme_is_the_table_of_flags(self) -> None:
+        assert flags.markdown_table() in (ROOT / "README.md").read_text()
+
+    def test_a_value_follows_a_space_or_an_equals_sign(self) -> None:
+        assert parse("--port", "8080").port == parse("--port=8080").port == parse("-p", "8080").port
+
+    def test_the_command_line_wins_over_the_environment(self) -> None:
+        assert parse(PORT="81").port == 81
+        assert parse("--port", "82", PORT="81").port == 82
+
+    def test_the_hostname_is_not_taken_from_the_environment(self) -> None:
+        assert parse(HOSTNAME="a1b2c3d4").hostname == "0.0.0.0"
+
+    @pytest.mark.parametrize("flag", [f for f in flags.FLAGS if f.variable], ids=lambda f: f.name)
+    def test_every_variable_sets_its_field(self, flag: flags.Flag) -> None:
+        assert flag.variable is not None
+        samples = ["7", "0.5", "true", "q4-0", "isolate", "off", "row"]
+        text = next(text for text in samples if _accepts(flag.variable, text))
+        config = flags.parse([], {"MODEL_ID": "m", flag.variable: text})
+        assert getattr(config, flag.name) != getattr(parse(), flag.name)
+
+    @pytest.mark.parametrize("text", ["1", "True", "TRUE", "yes", ""])
+    def test_a_boolean_variable_is_true_or_false_and_nothing_else(self, text: str) -> None:
+        with pytest.raises(UsageError, match="JSON_OUTPUT: possible values are true, false"):
+            parse(JSON_OUTPUT=text)
+
+    def test_a_boolean_variable_may_say_false(self) -> None:
+        assert parse(JSON_OUTPUT="false").json_output is False
+        assert parse("--json-output", JSON_OUTPUT="false").json_output is True
+
+    def test_an_empty_text_variable_is_unset(self) -> None:
+        assert parse(MODEL_GGUF="").model_gguf is None
+
+    def test_an_empty_key_is_refused_since_it_would_open_the_server(self) -> None:
+        with pytest.raises(UsageError, match="API_KEY: a key cannot be empty"):
+            parse(API_KEY="")
+
+    def test_origins_may_be_repeated(self) -> None:
+        assert parse("--cors-allow-origin", "a", "--cors-allow-origin=b").cors_allow_origin == [
+            "a",
+            "b",
+        ]
+        assert parse(CORS_ALLOW_ORIGIN="a").cors_allow_origin == ["a"]
+
+    @pytest.mark.parametrize(("text", "mode"), [("layer", "layer"), ("ROW", "row"), ("3", "3")])
+    def test_split_mode_is_layer_row_or_a_gpu(self, text: str, mode: str) -> None:
+        assert parse("--split-mode", text).split_mode == mode
+
+    def test_cache_types_have_tgis_names(self) -> None:
+        config = parse("--type-k", "q8-0", TYPE_V="iq4-nl")
+        assert (config.type_k, config.type_v) == ("q8_0", "iq4_nl")
+
+    @pytest.mark.parametrize(
+        ("arguments", "reason"),
+        [
+            (["--port", "65536"], "for --port: not a whole number of at least 0 and at most 65535"),
+            (["--n-threads", "-1"], "for --n-threads: not a whole number of at least 0"),
+            (["--max-batch-size", "x"], "invalid value 'x' for --max-batch-size"),
+            (["--max-total-tokens", "1.5"], "invalid value '1.5' for --max-total-tokens"),
+            (
+                ["--numa", "all"],
+                "possible values are disabled, distribute, isolate, numactl, mirror",
+            ),
+            (["--split-mode", "tensor"], "choose a GPU number or `layer` or `row`"),
+            (["--type-k", "q9"], "invalid value 'q9' for --type-k"),
+            (["--usage-stats", "maybe"], "possible values are on, off, no-stack"),
+            (["--port"], "expected one argument"),
+            (["--json-output=true"], "ignored explicit argument 'true'"),
+            (["--max-total"], "unrecognized arguments: --max-total"),
+            (["extra"], "unrecognized arguments: extra"),
+        ],
+    )
+    def test_what_cannot_be_understood_is_a_usage_error(
+        self, arguments: list[str], reason: str
+    ) -> None:
+        with pytest.raises(UsageError) as error:
+            parse(*arguments)
+        assert reason in str(error.value)
+
+    def test_a_model_is_required(self) -> None:
+        with pytest.raises(UsageError, match="--model-id is required, or MODEL_ID"):
+            flags.parse([], {})
+
+    def test_what_has_no_effect_is_accepted_and_named(self) -> None:
+        config = parse("--defrag-threshold", "-1.0", "--usage-stats=off", OTLP_ENDPOINT="http://x")
+        assert flags.ignored(config) == ["defrag_threshold", "otlp_endpoint", "usage_stats"]
+        assert flags.ignored(parse()) == []
+
+
+def _accepts(variable: str, text: str) -> bool:
+    try:
+        parse(**{variable: text})
+    except UsageError:
+        return False
+    return True
+
+
+class TestDerivedValues:
+    def test_defaults_are_tgis_but_for_ours(self) -> None:
+        derived = derive(parse(), num_cpus=4)
+        assert (derived.n_threads, derived.n_threads_batch) == (4, 4)
+        assert derived.max_batch_size == 8
+        assert (derived.max_input_tokens, derived.max_total_tokens) == (1024, 2048)
+        assert derived.max_batch_total_tokens == 8 * 2048
+        assert derived.max_physical_batch_total_tokens == 512
+        assert derived.max_concurrent_requests == 16
+
+    def test_tgis_example_of_sixteen_cpus(self) -> None:
+        derived = derive(parse(), num_cpus=16)
+        assert derived.max_batch_size == 16
+        assert derived.max_batch_total_tokens == 32768
+        assert derived.max_concurrent_requests == 32
+
+    def test_zero_means_derive(self) -> None:
+        zeros = parse("--n-threads=0", "--n-threads-batch=0", "--max-batch-size=0")
+        assert derive(zeros, num_cpus=9) == derive(parse(), num_cpus=9)
+
+    def test_each_value_follows_the_one_before_it(self) -> None:
+        derived = derive(parse("--n-threads=3", "--n-threads-batch=12"), num_cpus=64)
+        assert derived.n_threads == 3
+        assert derived.max_batch_size == 12
+        assert derived.max_concurrent_requests == 24
+
+    def test_the_physical_batch_is_an_upper_bound(self) -> None:
+        small = ["--max-total-tokens=300", "--max-input-tokens=200", "--max-batch-total-tokens=400"]
+        assert derive(parse(*small), 2).max_physical_batch_total_tokens == 400
+        wide = derive(parse("--max-physical-batch-total-tokens=4096"), 2)
+        assert wide.max_physical_batch_total_tokens == 4096
+
+    def test_total_tokens_are_lowered_to_the_models_context_and_it_says_so(self) -> None:
+        derived = derive(parse(), num_cpus=2, context_tokens=512)
+        assert derived.max_total_tokens == 512
+        assert derived.max_input_tokens == 256
+        assert derived.max_batch_total_tokens == 8 * 512
+        assert derived.notes[0] == "max_total_tokens is 512, the model's context, and not 2048"
+
+    def test_a_longer_context_changes_nothing(self) -> None:
+        assert derive(parse(), 2, context_tokens=131072) == derive(parse(), 2)
+
+    def test_tgis_third_check_is_no_error(self) -> None:
+        config = parse("--max-batch-size=16", "--max-batch-total-tokens=4096")
+        assert derive(config, 2).max_batch_total_tokens == 4096
+
+    @pytest.mark.parametrize(
+        ("arguments", "message"),
+        [
+            (["--max-total-tokens=512"], "`max_input_tokens` must be < `max_total_tokens`"),
+            (
+                ["--max-batch-total-tokens=2047"],
+                "`max_total_tokens` must be <= `max_batch_total_tokens`",
+            ),
+            (["--validation-workers=0"], "`validation_workers` must be > 0"),
+            (["--max-batch-size=257"], "`max_batch_size` must be <= 256"),
+            (["--max-input-tokens=5", "--max-input-length=5"], "set only `max_input_tokens`"),
+            (["--type-k=q6-k"], "--type-k q6-k: a KV cache can be f32, f16, bf16, q8-0"),
+            (["--type-v=q8-0", "--disable-flash-attention"], "--type-v q8-0 needs flash attention"),
+        ],
+    )
+    def test_limits_that_contradict_each_other_are_refused(
+        self, arguments: list[str], message: str
+    ) -> None:
+        with pytest.raises(StartupError) as error:
+            derive(parse(*arguments), num_cpus=2)
+        assert message in str(error.value)
+
+    def test_a_switch_cannot_be_on_and_off(self) -> None:
+        with pytest.raises(UsageError, match="--disable-mmap"):
+            derive(parse("--use-mmap", "--disable-mmap"), num_cpus=2)
+
+    def test_both_spellings_of_a_switch_reach_the_engine(self) -> None:
+        def engine(*arguments: str, **environ: str) -> tuple[bool, bool, bool]:
+            config = parse(*arguments, **environ)
+            resolved = engine_config(config, derive(config, 2), "m.gguf", [])
+            return resolved.use_mmap, resolved.offload_kqv, resolved.flash_attention
+
+        assert engine() == (True, True, True)
+        assert engine("--use-mmap", "--offload-kqv", "--flash-attention") == (True, True, True)
+        assert engine("--disable-mmap", "--disable-offload-kqv", "--disable-flash-attention") == (
+            False, False, False,
+        )  # fmt: skip
+        assert engine(USE_MMAP="false", FLASH_ATTENTION="false") == (False, True, False)
+
+    def test_a_gpu_number_means_that_gpu_alone(self) -> None:
+        config = parse("--split-mode=2")
+        resolved = engine_config(config, derive(config, 2), "m.gguf", [7])
+        assert (resolved.split_mode, resolved.main_gpu) == ("none", 2)
+        assert (resolved.n_gpu_layers, resolved.extra_eog_ids) == (-1, [7])
+
+    def test_the_router_gets_what_the_engine_has_room_for(self) -> None:
+        config = parse("--max-input-tokens=100")
+        limits = router_config(config, derive(config, 2), "name", _ready(1500)).limits
+        assert (limits.max_input_tokens, limits.max_total_tokens) == (100, 1500)
+        assert (limits.max_best_of, limits.max_stop_sequences, limits.max_top_n_tokens) == (2, 4, 5)
+        with pytest.raises(StartupError, match="lower --max-input-tokens"):
+            router_config(config, derive(config, 2), "name", _ready(90))
+
+    def test_any_origin_may_be_spelled_as_a_star(self) -> None:
+        config = parse("--cors-allow-origin", "*")
+        assert router_config(config, derive(config, 2), "n", _ready(2048)).cors_allow_origin == []
+
+
+def _ready(max_sequence_tokens: int) -> Ready:
+    return Ready(
+        epoch=1, protocol_version=1, package_version=__version__, num_vocab=10, bos_id=None,
+        eog_ids=[], pieces_hash="", num_slots=8, max_sequence_tokens=max_sequence_tokens,
+        max_batch_total_tokens=16384, device="CPU", notes=[],
+    )  # fmt: skip
+
+
+class TestUsableCpus:
+    def test_without_cgroups_it_is_the_affinity_mask(self, tmp_path: Path) -> None:
+        assert usable_cpus(tmp_path) == len(os.sched_getaffinity(0))
+
+    @pytest.mark.parametrize(("quota", "num_cpus"), [("100000 100000", 1), ("1000 100000", 1)])
+    def test_a_quota_of_version_two_counts(self, tmp_path: Path, quota: str, num_cpus: int) -> None:
+        _write(tmp_path / "proc/self/cgroup", "0::/kube/pod\n")
+        _write(tmp_path / "sys/fs/cgroup/kube/cpu.max", quota)
+        _write(tmp_path / "sys/fs/cgroup/kube/pod/cpu.max", "max 100000")
+        assert usable_cpus(tmp_path) == num_cpus
+
+    def test_a_quota_of_version_one_counts(self, tmp_path: Path) -> None:
+        _write(tmp_path / "proc/self/cgroup", "3:cpuset:/\n1:cpu,cpuacct:/docker/x\n")
+        _write(tmp_path / "sys/fs/cgroup/cpu/cpu.cfs_quota_us", "50000")
+        _write(tmp_path / "sys/fs/cgroup/cpu/cpu.cfs_period_us", "100000")
+        assert usable_cpus(tmp_path) == 1
+
+    def test_no_quota_is_no_limit(self, tmp_path: Path) -> None:
+        _write(tmp_path / "proc/self/cgroup", "0::/\n1:cpu:/\n")
+        _write(tmp_path / "sys/fs/cgroup/cpu.max", "max 100000")
+        _write(tmp_path / "sys/fs/cgroup/cpu/cpu.cfs_quota_us", "-1")
+        _write(tmp_path / "sys/fs/cgroup/cpu/cpu.cfs_period_us", "100000")
+        assert usable_cpus(tmp_path) == len(os.sched_getaffinity(0))
+
+
+def _write(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
