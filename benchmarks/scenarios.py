@@ -1,0 +1,149 @@
+"""What is asked of a server: the requests of each scenario, their start, and the server's size.
+
+Knows no server and no clock. A scenario's workload comes from a seeded generator, so that every
+contestant is asked the same; prompts are words that are one token each (make_models.words).
+"""
+
+from __future__ import annotations
+
+import itertools
+import random
+import string
+from collections.abc import Callable
+from dataclasses import dataclass
+
+_WORDS = tuple(map("".join, itertools.product(string.ascii_lowercase, repeat=3)))
+_CELLS = 256  # llama.cpp rounds the cells of a sequence up to this
+
+
+@dataclass(frozen=True)
+class Request:
+    prompt: str
+    num_prompt_tokens: int
+    num_output_tokens: int
+
+
+@dataclass(frozen=True)
+class Stream:
+    """Requests of one client, one after the other. Times are measured by group."""
+
+    requests: tuple[Request, ...]
+    start_s: float = 0.0
+    group: str = "all"
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """Zero and one are off, as in TGI; greedy at temperature 0."""
+
+    temperature: float = 0.0
+    top_p: float = 1.0
+    repetition_penalty: float = 1.0
+
+
+Build = Callable[[random.Random], list[Stream]]
+
+
+@dataclass(frozen=True)
+class Scenario:
+    name: str
+    model: str  # a name of make_models
+    num_slots: int
+    max_request_tokens: int
+    build: Build
+    sampling: Sampling = Sampling()
+    is_warm: bool = False  # the same workload runs once before, unmeasured
+    batched: tuple[int, int, int] | None = None  # the same work as llama-batched-bench's pp, tg, pl
+
+    @property
+    def slot_tokens(self) -> int:
+        return -(-self.max_request_tokens // _CELLS) * _CELLS
+
+
+def make_prompt(rng: random.Random, num_tokens: int) -> str:
+    return "".join(f" {word}" for word in rng.choices(_WORDS, k=num_tokens))
+
+
+def make_request(
+    rng: random.Random, num_prompt_tokens: int, num_output_tokens: int, *, prefix: str = ""
+) -> Request:
+    """The prefix counts: it holds one token for each of its spaces."""
+    prompt = prefix + make_prompt(rng, num_prompt_tokens - prefix.count(" "))
+    return Request(prompt, num_prompt_tokens, num_output_tokens)
+
+
+def _equal(num_streams: int, num_prompt: int, num_output: int) -> Build:
+    """All start together and end together."""
+    return lambda rng: [
+        Stream((make_request(rng, num_prompt, num_output),)) for _ in range(num_streams)
+    ]
+
+
+def _churn(num_streams: int, num_requests: int) -> Build:
+    """Closed loop: a stream asks again as soon as it is answered, for 8 to 120 tokens."""
+    return lambda rng: [
+        Stream(tuple(make_request(rng, 16, rng.randint(8, 120)) for _ in range(num_requests)))
+        for _ in range(num_streams)
+    ]
+
+
+def _shared_prefix(num_streams: int, num_prompt: int, num_shared: int, num_output: int) -> Build:
+    """Two requests a stream; every prompt begins with the same tokens."""
+
+    def build(rng: random.Random) -> list[Stream]:
+        prefix = make_prompt(rng, num_shared)
+        return [
+            Stream(
+                tuple(make_request(rng, num_prompt, num_output, prefix=prefix) for _ in range(2))
+            )
+            for _ in range(num_streams)
+        ]
+
+    return build
+
+
+def _long_arrival(num_streams: int, num_long: int) -> Build:
+    """While some decode, one long prompt arrives."""
+
+    def build(rng: random.Random) -> list[Stream]:
+        decoding = [
+            Stream((make_request(rng, 16, 400),), group="decoding") for _ in range(num_streams)
+        ]
+        return [
+            *decoding,
+            Stream((make_request(rng, num_long, 16),), start_s=2.0, group="arriving"),
+        ]
+
+    return build
+
+
+def _equal_scenario(num_streams: int, num_prompt: int, num_output: int) -> Scenario:
+    return Scenario(
+        name=f"streams-{num_streams}",
+        model="135M",
+        num_slots=num_streams,
+        max_request_tokens=num_prompt + num_output,
+        build=_equal(num_streams, num_prompt, num_output),
+        batched=(num_prompt, num_output, num_streams),
+    )
+
+
+_TOP_P = Sampling(temperature=1.0, top_p=0.95)
+_PENALTY = Sampling(temperature=1.0, top_p=0.95, repetition_penalty=1.1)
+_PREFIX = _shared_prefix(16, 512, 480, 16)
+
+_ALL = (
+    _equal_scenario(1, 128, 64),
+    _equal_scenario(4, 128, 64),
+    _equal_scenario(16, 128, 64),
+    _equal_scenario(7, 16, 64),
+    Scenario("churn-8", "135M", 32, 136, _churn(8, 6)),
+    Scenario("greedy-0.5B", "0.5B", 16, 64, _equal(16, 32, 32)),
+    Scenario("top-p-0.5B", "0.5B", 16, 64, _equal(16, 32, 32), _TOP_P),
+    Scenario("penalty-0.5B", "0.5B", 16, 64, _equal(16, 32, 32), _PENALTY),
+    Scenario("prefix-cold", "135M", 16, 528, _PREFIX),
+    Scenario("prefix-warm", "135M", 16, 528, _PREFIX, is_warm=True),
+    Scenario("long-arrival", "135M", 5, 3016, _long_arrival(4, 3000)),
+)
+SCENARIOS = {scenario.name: scenario for scenario in _ALL}
+DEFAULT_SCENARIOS = ("streams-1", "streams-4", "streams-16")
