@@ -7,6 +7,7 @@ same backwards. Every failure on the way up is one StartupError. Called by cli.p
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import signal
 import socket
@@ -203,6 +204,8 @@ def _check_vocabulary(ready: Ready, metadata: GgufMetadata) -> None:
 
 def _listen(launch: Launch) -> None:
     """Take connections from here on; until now they were refused."""
+    gc.collect()
+    gc.freeze()  # what is loaded stays: a full collection over it would stop every stream for 70 ms
     try:
         launch.sock.listen(http_server.BACKLOG)
     except OSError as error:  # another server bound the port as well, and was quicker

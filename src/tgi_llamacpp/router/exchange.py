@@ -1,0 +1,231 @@
+"""One HTTP request and its answer, and the endpoint that turns every error into one.
+
+Owns reading a typed body, watching for the client's departure, and rendering errors. Knows no
+route: router/app.py gives each endpoint its handlers and its way of saying an error.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import logging
+import time
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
+from typing import TypeVar
+
+from starlette.types import Receive, Scope, Send
+
+from tgi_llamacpp.errors import BodyError, TgiError
+from tgi_llamacpp.router import sse
+from tgi_llamacpp.router.body import (
+    SLOW_BYTES,
+    ClientDisconnected,
+    decode_exactly,
+    decode_quickly,
+    read_body,
+)
+from tgi_llamacpp.router.generation import RunningSequence
+from tgi_llamacpp.router.json_format import dumps
+from tgi_llamacpp.router.metrics import RequestTimes
+from tgi_llamacpp.router.services import Services
+from tgi_llamacpp.router.shapes import Doubt, Shape
+
+logger = logging.getLogger(__name__)
+T = TypeVar("T")
+Headers = Iterable[tuple[bytes, bytes]]
+ErrorText = Callable[[TgiError], str]
+
+
+class Exchange:
+    """A request in hand. A handler reads it once and answers it once."""
+
+    def __init__(
+        self,
+        services: Services,
+        scope: Scope,
+        receive: Receive,
+        send: Send,
+        error_text: ErrorText | None = None,
+    ) -> None:
+        self.services = services
+        self.scope = scope
+        self.error_text = error_text  # how errors are said; a dispatching handler may change it
+        self.started_s = time.perf_counter()
+        self.is_answered = False
+        self._receive = receive
+        self._send = send
+
+    async def read(self, shape: Shape[T]) -> T:
+        """The body as a typed request.
+
+        Raises:
+            BodyError: it is none; ClientDisconnected: it never came.
+        """
+        limit = self.services.config.limits.payload_limit
+        body = await read_body(self.scope, self._receive, limit)
+        try:
+            return decode_quickly(body, shape)
+        except Doubt:
+            pass
+        if len(body) > SLOW_BYTES:
+            return await self.services.text.pool.run(decode_exactly, body, shape)
+        return decode_exactly(body, shape)
+
+    async def while_connected(self, work: Coroutine[object, object, T]) -> T:
+        """Do `work`, or cancel it as soon as the client is gone.
+
+        Raises:
+            ClientDisconnected: the client is gone.
+        """
+        worker = asyncio.ensure_future(work)
+        watcher = asyncio.ensure_future(_gone(self._receive))
+        try:
+            await asyncio.wait((worker, watcher), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            watcher.cancel()
+            is_done = worker.done()
+            worker.cancel()
+        if not is_done:
+            await asyncio.gather(worker, return_exceptions=True)
+            raise ClientDisconnected
+        return worker.result()
+
+    async def respond(
+        self,
+        body: bytes,
+        *,
+        status: int = 200,
+        content_type: bytes | None = b"application/json",
+        headers: Headers = (),
+    ) -> None:
+        """Send a whole answer."""
+        self.is_answered = True
+        lines = [(b"content-length", b"%d" % len(body)), *headers]
+        if content_type is not None:
+            lines.insert(0, (b"content-type", content_type))
+        await self._send({"type": "http.response.start", "status": status, "headers": lines})
+        await self._send({"type": "http.response.body", "body": body, "more_body": False})
+
+    def report_success(self, sequences: Sequence[RunningSequence]) -> RequestTimes:
+        """Count and log a finished generation. Returns the times of what took longest."""
+        last = max(sequences, key=lambda sequence: sequence.finished_s or 0.0)
+        times = last.times(self.started_s)
+        num_generated = sum(sequence.text.num_tokens for sequence in sequences)
+        self.services.metrics.observe_success(times, num_generated)
+        logger.info(
+            "%r: %d prompt tokens, %d generated in %d ms: %d validating, %d queued, %d running",
+            self.scope["path"],
+            last.plan.request.num_prompt,
+            num_generated,
+            times.total_s * 1000,
+            times.validation_s * 1000,
+            times.queue_s * 1000,
+            times.inference_s * 1000,
+        )
+        return times
+
+    def stream(self, headers: Headers) -> sse.EventStream:
+        """Begin an answer of server-sent events."""
+        self.is_answered = True
+        return sse.EventStream(self._send, headers)
+
+
+async def _gone(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+Handler = Callable[[Exchange], Awaitable[None]]
+
+
+def flat_error(error: TgiError) -> str:
+    """TGI's error object."""
+    return dumps({"error": error.message, "error_type": error.error_type})
+
+
+class Unauthorized(TgiError):
+    """No key, or a wrong one."""
+
+    error_type = "authentication"
+    http_status = 401
+
+    def __init__(self) -> None:
+        super().__init__("A valid API key is required: Authorization: Bearer <key>")
+
+
+class InternalError(TgiError):
+    """A bug of ours; the log has it."""
+
+    error_type = "internal"
+
+
+class Endpoint:
+    """The ASGI application of one path: a handler for each method, and its errors.
+
+    With `api_key` every method but GET needs it. `error_text` is the JSON of an error; None stands
+    for TGI's ways, where a body error is plain text and a missing key has no body.
+    """
+
+    def __init__(
+        self,
+        services: Services,
+        methods: Mapping[str, Handler],
+        *,
+        api_key: str | None = None,
+        error_text: ErrorText | None = None,
+    ) -> None:
+        self._services = services
+        self._methods = dict(methods)
+        self._allow = ",".join(_with_head(self._methods)).encode()
+        self._api_key = api_key
+        self._error_text = error_text
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        exchange = Exchange(self._services, scope, receive, send, self._error_text)
+        method = "GET" if scope["method"] == "HEAD" else scope["method"]
+        handler = self._methods.get(method)
+        try:
+            if self._api_key is not None and method != "GET":
+                _check_key(scope, self._api_key)
+            if handler is None:
+                allow = [(b"allow", self._allow)]
+                await exchange.respond(b"", status=405, content_type=None, headers=allow)
+            else:
+                await handler(exchange)
+        except ClientDisconnected:
+            self._services.metrics.count_dropped()
+            logger.info("%r: the client went away", scope["path"])
+        except TgiError as error:
+            await self._fail(exchange, error)
+        except Exception:
+            logger.exception("a bug of ours, in the handler of %r", scope["path"])
+            if not exchange.is_answered:
+                await self._fail(exchange, InternalError("Internal error; the server's log has it"))
+
+    async def _fail(self, exchange: Exchange, error: TgiError) -> None:
+        self._services.metrics.count_failure(error)
+        logger.info("%r: %d %r", exchange.scope["path"], error.http_status, error.message)
+        status = error.http_status
+        if exchange.error_text is not None:
+            await exchange.respond(exchange.error_text(error).encode(), status=status)
+        elif isinstance(error, BodyError):
+            text = error.message.encode()
+            await exchange.respond(text, status=status, content_type=b"text/plain; charset=utf-8")
+        elif isinstance(error, Unauthorized):
+            await exchange.respond(b"", status=status, content_type=None)
+        else:
+            await exchange.respond(flat_error(error).encode(), status=status)
+
+
+def _with_head(methods: Iterable[str]) -> Iterable[str]:
+    for method in methods:
+        yield method
+        if method == "GET":
+            yield "HEAD"
+
+
+def _check_key(scope: Scope, api_key: str) -> None:
+    header = dict(scope["headers"]).get(b"authorization", b"")
+    scheme, _, key = header.partition(b" ")
+    if scheme.lower() != b"bearer" or not hmac.compare_digest(key, api_key.encode()):
+        raise Unauthorized

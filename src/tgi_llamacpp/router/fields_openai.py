@@ -1,0 +1,185 @@
+"""OpenAI's fields that come in several forms: stop, prompt, tool choice, and messages.
+
+Each is a Shape of router/shapes.py that settles on one form. Put together in
+router/schemas_openai.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from tgi_llamacpp.router.json_reader import JsonReader, ReadError
+from tgi_llamacpp.router.shapes import (
+    Anything,
+    Doubt,
+    Integer,
+    ListOf,
+    Misfit,
+    Nullable,
+    Shape,
+    Text,
+)
+
+Message = dict[str, object]
+Prompt = str | list[int]
+
+_TEXT = Text()
+_ANYTHING = Anything()
+_TOKEN_ID = Integer("u32", 0, 2**31 - 1)
+
+
+class StopField:
+    """One string or a list of them."""
+
+    _several = ListOf(_TEXT)
+
+    def convert(self, value: object) -> list[str]:
+        return [_TEXT.convert(value)] if type(value) is str else self._several.convert(value)
+
+    def read(self, reader: JsonReader) -> list[str]:
+        head = reader.peek_value()
+        if head == ord('"'):
+            return [reader.read_string()]
+        if head == ord("["):
+            return self._several.read(reader)
+        raise reader.wrong_type("a string or a sequence")
+
+
+class PromptField:
+    """A string, strings, token ids, or lists of token ids: always a list of prompts."""
+
+    _complaint = "data did not match any variant of untagged enum PromptDeserializer"
+    _empty = "Empty array detected. Do not use an empty array for the prompt."
+    _ids = ListOf(_TOKEN_ID)
+
+    def convert(self, value: object) -> list[Prompt]:
+        if type(value) is str:
+            return [_TEXT.convert(value)]
+        if type(value) is not list or not value:
+            raise Doubt
+        if type(value[0]) is int:
+            return [self._ids.convert(value)]
+        return [_TEXT.convert(v) if type(v) is str else self._some_ids(v) for v in value]
+
+    def read(self, reader: JsonReader) -> list[Prompt]:
+        value = reader.read_value()
+        if value == []:
+            raise ReadError(self._empty)
+        try:
+            return self.convert(value)
+        except Doubt:
+            raise ReadError(self._complaint) from None
+
+    def _some_ids(self, value: object) -> list[int]:
+        ids = self._ids.convert(value)
+        if not ids:
+            raise Doubt
+        return ids
+
+
+class ToolChoiceField:
+    """`auto`, `required`, `none`, a tool's name, or an object that names a function."""
+
+    _complaint = "data did not match any variant of untagged enum ToolTypeDeserializer"
+
+    def convert(self, value: object) -> str:
+        if isinstance(value, dict):
+            function = value.get("function")
+            value = function.get("name") if isinstance(function, dict) else None
+        if not isinstance(value, str):
+            raise Doubt
+        return value
+
+    def read(self, reader: JsonReader) -> str:
+        value = reader.read_value()
+        try:
+            return self.convert(value)
+        except Doubt:
+            raise ReadError(self._complaint) from None
+
+
+class Mapped:
+    """An object of anything, kept as it is."""
+
+    _anything = Anything()
+
+    def convert(self, value: object) -> dict[str, object]:
+        if type(value) is not dict:
+            raise Doubt
+        self._anything.convert(value)
+        return value
+
+    def read(self, reader: JsonReader) -> dict[str, object]:
+        if reader.peek_value() != ord("{"):
+            raise reader.wrong_type("a map")
+        value = reader.read_value()
+        assert isinstance(value, dict)
+        return value
+
+
+class MessageField:
+    """One message: a role, and content or tool calls; kept as the client sent it."""
+
+    _fields: Mapping[str, Shape[object]] = {"role": _TEXT, "name": Nullable(_TEXT)}
+    _complaint = "data did not match any variant of untagged enum MessageBody"
+    _mapped = Mapped()
+
+    def convert(self, value: object) -> Message:
+        message = self._mapped.convert(value)
+        for key, shape in self._fields.items():
+            if key in message:
+                shape.convert(message[key])
+        self._check(message)
+        return message
+
+    def read(self, reader: JsonReader) -> Message:
+        if reader.peek_value() != ord("{"):
+            raise reader.wrong_type("struct Message")
+        message: Message = {}
+
+        def visit(key: str) -> None:
+            if key in message and key in self._fields:
+                raise ReadError(f"duplicate field `{key}`")
+            shape = self._fields.get(key, _ANYTHING)
+            message[key] = reader.read_member(key, lambda: shape.read(reader))
+
+        reader.read_object(visit)
+        try:
+            self._check(message)
+        except Misfit as error:
+            error.index = reader.index
+            raise
+        return message
+
+    def _check(self, message: Message) -> None:
+        if "role" not in message:
+            raise Misfit("missing field `role`")
+        if not _is_content(message.get("content")) and not _is_calls(message.get("tool_calls")):
+            raise Misfit(self._complaint)
+
+
+def _is_content(content: object) -> bool:
+    if isinstance(content, list):
+        return all(isinstance(chunk, dict) and _is_chunk(chunk) for chunk in content)
+    return isinstance(content, str)
+
+
+def _is_chunk(chunk: dict[str, object]) -> bool:
+    if chunk.get("type") == "text":
+        return isinstance(chunk.get("text"), str)
+    image = chunk.get("image_url")
+    return (
+        chunk.get("type") == "image_url"
+        and isinstance(image, dict)
+        and isinstance(image.get("url"), str)
+    )
+
+
+def _is_calls(calls: object) -> bool:
+    return isinstance(calls, list) and all(
+        isinstance(call, dict)
+        and isinstance(function := call.get("function"), dict)
+        and isinstance(function.get("name"), str)
+        and ("arguments" in function or "parameters" in function)
+        for call in calls
+    )

@@ -1,0 +1,209 @@
+"""The tokens of one request, from Submit to the last one, as text.
+
+Owns the order of finishing (end of generation, stop string, length), the permits, and the abort
+when a request ends early. Knows no wire format: router/tgi.py and router/openai.py fold over the
+events. Rows come from router/mailbox.py.
+"""
+
+from __future__ import annotations
+
+import enum
+import time
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import msgspec
+
+from tgi_llamacpp.messages import Finish, SamplingParams
+from tgi_llamacpp.router.detokenizer import Detokenizer
+from tgi_llamacpp.router.engine_client import OpenSequence
+from tgi_llamacpp.router.mailbox import Alternatives, Mailbox, Row
+from tgi_llamacpp.router.metrics import RequestTimes
+from tgi_llamacpp.router.sampling import sequence_seed
+from tgi_llamacpp.router.services import Services
+from tgi_llamacpp.router.stop_strings import StopMatcher
+from tgi_llamacpp.router.validation import ValidRequest
+
+
+class FinishReason(enum.Enum):
+    """Why a sequence ended, in TGI's words."""
+
+    LENGTH = "length"
+    EOS = "eos_token"
+    STOP = "stop_sequence"
+
+
+class TokenEvent(NamedTuple):
+    """One generated token.
+
+    `text` is the token's own text; `visible` is what the client may now see more of the generated
+    text: without special tokens, up to a stop string, and with the rest when it is the last.
+    """
+
+    choice: int
+    id: int
+    text: str
+    logprob: float
+    is_special: bool
+    visible: str
+    finish: FinishReason | None
+    alternatives: Alternatives | None
+
+
+class SequenceText:
+    """The text side of one sequence: token ids in, events out."""
+
+    def __init__(
+        self, detokenizer: Detokenizer, stop: list[str], *, keep_stop: bool, choice: int
+    ) -> None:
+        self._stream = detokenizer.stream()
+        self._is_special = detokenizer.is_special
+        self._stops = StopMatcher(stop, keep_stop=keep_stop)
+        self._choice = choice
+        self.num_tokens = 0
+        self.finish: FinishReason | None = None
+
+    def push(self, row: Row) -> TokenEvent:
+        """What the next token adds. Nothing may follow an event with a finish."""
+        self.num_tokens += 1
+        text = self._stream.push(row.token_id)
+        is_special = self._is_special(row.token_id)
+        visible = "" if is_special else self._stops.push(text)
+        if row.finish or self._stops.is_stopped:
+            visible += self._end(row.finish)
+        return TokenEvent(
+            self._choice,
+            row.token_id,
+            text,
+            row.logprob,
+            is_special,
+            visible,
+            self.finish,
+            row.alternatives,
+        )
+
+    def _end(self, finish: int) -> str:
+        """Settle the reason; returns text that was still held back."""
+        visible = "" if self._stops.is_stopped else self._stops.push(self._stream.flush())
+        if finish == Finish.EOG:
+            self.finish = FinishReason.EOS
+        elif self._stops.is_stopped:
+            self.finish = FinishReason.STOP
+        else:
+            self.finish = FinishReason.LENGTH
+        return visible + self._stops.flush()
+
+
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """One sequence that a request wants: what to run, and the seed of this choice."""
+
+    request: ValidRequest
+    seed: int  # as a client would send it
+    seed_choice: int = 0  # which of the choices under that seed
+
+    def params(self) -> SamplingParams:
+        seed = sequence_seed(self.seed, self.seed_choice)
+        return msgspec.structs.replace(self.request.params, seed=seed)
+
+
+class RunningSequence:
+    """A planned sequence and what has become of it."""
+
+    __slots__ = ("finished_s", "open", "plan", "queued_s", "text")
+
+    def __init__(self, plan: Planned, opened: OpenSequence, text: SequenceText) -> None:
+        self.plan = plan
+        self.open = opened
+        self.text = text
+        self.queued_s = time.perf_counter()
+        self.finished_s: float | None = None
+
+    @property
+    def reported_seed(self) -> int | None:
+        """What a client would send to draw the same again; None where nothing was drawn."""
+        return self.plan.seed if self.plan.request.is_sampled else None
+
+    def times(self, started_s: float) -> RequestTimes:
+        """Where the time went since the handler started, for a finished sequence."""
+        assert self.finished_s is not None
+        admitted_s = self.open.admitted_s or self.queued_s
+        inference_s = self.finished_s - admitted_s
+        return RequestTimes(
+            total_s=self.finished_s - started_s,
+            validation_s=self.queued_s - started_s,
+            queue_s=admitted_s - self.queued_s,
+            inference_s=inference_s,
+            time_per_token_s=inference_s / self.text.num_tokens,
+        )
+
+
+class Generation:
+    """All sequences of one request, submitted together; leaves nothing running behind.
+
+    Use as a context manager. Choice i of the events is `plans[i]`.
+    """
+
+    def __init__(self, services: Services, plans: list[Planned], *, keep_stop: bool) -> None:
+        self._engine = services.engine
+        self._mailbox = Mailbox()
+        self._num_unfinished = len(plans)
+        self.sequences: list[RunningSequence] = []
+        try:
+            for choice, plan in enumerate(plans):
+                text = SequenceText(
+                    services.text.detokenizer, plan.request.stop, keep_stop=keep_stop, choice=choice
+                )
+                self.sequences.append(RunningSequence(plan, self._submit(plan, choice), text))
+        except BaseException:
+            self._abort_all()
+            raise
+
+    @property
+    def is_finished(self) -> bool:
+        return self._num_unfinished == 0
+
+    async def next_events(self) -> list[TokenEvent]:
+        """What arrived since the last call, in order; waits for the next step if nothing did.
+
+        Raises:
+            TgiError: a sequence can give no more tokens.
+        """
+        events: list[TokenEvent] = []
+        for row in await self._mailbox.take():
+            sequence = self.sequences[row.choice]
+            if sequence.finished_s is not None:
+                continue  # decoded past a stop string
+            event = sequence.text.push(row)
+            if event.finish is not None:
+                self._finish(sequence, row)
+            events.append(event)
+        return events
+
+    def __enter__(self) -> Generation:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: object
+    ) -> None:
+        self._abort_all()
+
+    def _submit(self, plan: Planned, choice: int) -> OpenSequence:
+        request = plan.request
+        return self._engine.submit(
+            self._mailbox,
+            request.prompt_ids,
+            request.max_new_tokens,
+            plan.params(),
+            choice=choice,
+            ignore_eog=request.ignore_eog,
+        )
+
+    def _finish(self, sequence: RunningSequence, row: Row) -> None:
+        sequence.finished_s = time.perf_counter()
+        self._num_unfinished -= 1
+        if not row.finish:
+            self._engine.abort([sequence.open])
+
+    def _abort_all(self) -> None:
+        self._engine.abort(sequence.open for sequence in self.sequences)

@@ -1,0 +1,72 @@
+"""The queue between the engine's steps and a request's task.
+
+Owns the one wake-up a step; knows neither the socket nor text. Filled by router/engine_client.py,
+emptied by router/generation.py.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import NamedTuple
+
+from tgi_llamacpp.errors import TgiError
+
+Alternatives = list[tuple[int, float]]
+"""(token id, logprob), best first."""
+
+
+class Row(NamedTuple):
+    """One new token of the sequence with this choice index."""
+
+    choice: int
+    token_id: int
+    logprob: float
+    finish: int
+    alternatives: Alternatives | None
+
+
+class Mailbox:
+    """What the engine produced for one request, waiting for that request's task.
+
+    A step may bring a row for each of the request's sequences; the task is woken once. `poke` wakes
+    it without a row. The box holds at most max_new_tokens rows a sequence.
+    """
+
+    __slots__ = ("_error", "_loop", "_rows", "_waiter")
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._rows: list[Row] = []
+        self._error: TgiError | None = None
+        self._waiter: asyncio.Future[None] | None = None
+
+    def put(self, row: Row) -> None:
+        self._rows.append(row)
+        if self._waiter is not None:
+            self.poke()
+
+    def fail(self, error: TgiError) -> None:
+        """Deliver what has arrived, then raise `error`. The first error stays."""
+        self._error = self._error or error
+        self.poke()
+
+    def poke(self) -> None:
+        waiter, self._waiter = self._waiter, None
+        if waiter is not None and not waiter.done():
+            waiter.set_result(None)
+
+    async def take(self) -> list[Row]:
+        """All rows since the last call; waits for the first. Empty after a `poke` without rows.
+
+        Raises:
+            TgiError: the request's sequences can give no more rows.
+        """
+        if not self._rows:
+            if self._error is not None:
+                raise self._error
+            self._waiter = self._loop.create_future()
+            await self._waiter
+            if not self._rows and self._error is not None:
+                raise self._error
+        rows, self._rows = self._rows, []
+        return rows

@@ -1,0 +1,156 @@
+"""What the OpenAI routes have in common: sampling fields, running to the end, streaming, models.
+
+Owns the translation of OpenAI's parameters and the order of a stream: validate, headers, chunks,
+usage, [DONE]. What a chunk looks like is the route's affair.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Protocol
+
+from tgi_llamacpp.errors import TgiError, ValidationError
+from tgi_llamacpp.router import sse
+from tgi_llamacpp.router.exchange import Exchange
+from tgi_llamacpp.router.generation import Generation, Planned, TokenEvent
+from tgi_llamacpp.router.json_format import dumps
+from tgi_llamacpp.router.render_openai import error_text
+from tgi_llamacpp.router.render_tgi import Header
+from tgi_llamacpp.router.schemas_openai import SamplingFields
+from tgi_llamacpp.router.schemas_tgi import GenerateParameters
+from tgi_llamacpp.router.services import Services
+from tgi_llamacpp.router.validation import RouteRules, ValidRequest
+
+logger = logging.getLogger(__name__)
+
+
+class ModelNotFound(TgiError):
+    """No such model here."""
+
+    error_type = "model_not_found"
+    http_status = 404
+
+
+class StreamFold(Protocol):
+    """Turns the events of a generation into the chunks of a route."""
+
+    def first(self) -> str:
+        """Chunks before any token."""
+        ...
+
+    def render(self, event: TokenEvent) -> str:
+        """Chunks of one token; may be none."""
+        ...
+
+    def last(self) -> str:
+        """Chunks after the last token, before [DONE]."""
+        ...
+
+
+def check_supported(fields: SamplingFields, services: Services) -> int:
+    """Refuse by name what is known and not supported; returns the number of choices.
+
+    Raises:
+        ValidationError: the first field that cannot be honoured.
+    """
+    if fields.unsupported:
+        raise ValidationError(f"`{fields.unsupported[0]}` is not supported on this route")
+    num_choices = 1 if fields.n is None else fields.n
+    limit = services.config.limits.max_concurrent_requests
+    if not 0 < num_choices <= limit:
+        raise ValidationError(f"`n` must be > 0 and <= {limit}. Given: {num_choices}")
+    return num_choices
+
+
+def to_parameters(
+    fields: SamplingFields, max_tokens: int | None, num_top_tokens: int
+) -> GenerateParameters:
+    """OpenAI's sampling fields as TGI's; top_p 1 is "off" here, and 0 keeps the best token."""
+    top_p, top_k = fields.top_p, fields.top_k
+    if top_p == 0.0:
+        top_p, top_k = None, 1
+    return GenerateParameters(
+        do_sample=True,
+        temperature=None if fields.temperature == 0 else fields.temperature,
+        top_p=None if top_p == 1.0 else top_p,
+        top_k=top_k,
+        typical_p=None if fields.typical_p == 1.0 else fields.typical_p,
+        repetition_penalty=fields.repetition_penalty,
+        frequency_penalty=fields.frequency_penalty,
+        max_new_tokens=max_tokens,
+        stop=fields.stop or [],
+        seed=None if fields.seed is None else fields.seed % 2**64,
+        top_n_tokens=num_top_tokens,
+    )
+
+
+def to_rules(
+    fields: SamplingFields, *, max_top_tokens: int, add_special_tokens: bool
+) -> RouteRules:
+    """OpenAI's penalties look at the output alone; temperature 0 is greedy."""
+    return RouteRules(
+        penalize_prompt=False,
+        max_top_tokens=max_top_tokens,
+        presence_penalty=fields.presence_penalty or 0.0,
+        is_greedy=fields.temperature == 0,
+        ignore_eog=fields.ignore_eos,
+        add_special_tokens=add_special_tokens,
+    )
+
+
+def model_name(fields: SamplingFields, services: Services) -> str:
+    """The model's name in the answer: the client's own, if it gave one."""
+    return services.config.model_id if fields.model in (None, "tgi") else fields.model
+
+
+def plan_choices(valid: ValidRequest, num_choices: int) -> list[Planned]:
+    """The choices of one prompt: one seed, and a number of its own for each."""
+    return [Planned(valid, valid.seed, choice) for choice in range(num_choices)]
+
+
+async def collect(generation: Generation) -> list[list[TokenEvent]]:
+    """All events of every choice."""
+    events: list[list[TokenEvent]] = [[] for _ in generation.sequences]
+    while not generation.is_finished:
+        for event in await generation.next_events():
+            events[event.choice].append(event)
+    return events
+
+
+async def stream_chunks(
+    exchange: Exchange, generation: Generation, fold: StreamFold, headers: list[Header]
+) -> None:
+    """Answer with chunks until [DONE]; an error from here on is an event before it."""
+    async with exchange.stream(headers) as stream:
+        try:
+            await stream.write(fold.first().encode())
+            while not generation.is_finished:
+                chunks = "".join(map(fold.render, await generation.next_events()))
+                if chunks:
+                    await stream.write(chunks.encode())
+            tail = fold.last()
+            exchange.report_success(generation.sequences)
+        except TgiError as error:
+            exchange.services.metrics.count_failure(error)
+            logger.info("stream: %r", error.message)
+            tail = sse.event(error_text(error))
+        await stream.write(tail.encode() + sse.DONE)
+
+
+def _model(services: Services) -> dict[str, object]:
+    model_id = services.config.model_id
+    return {"id": model_id, "object": "model", "created": 0, "owned_by": model_id}
+
+
+async def models(exchange: Exchange) -> None:
+    """GET /v1/models"""
+    answer = {"object": "list", "data": [_model(exchange.services)]}
+    await exchange.respond(dumps(answer).encode())
+
+
+async def model(exchange: Exchange) -> None:
+    """GET /v1/models/{model_id}"""
+    asked = exchange.scope["path_params"]["model_id"]
+    if asked != exchange.services.config.model_id:
+        raise ModelNotFound(f"The model {dumps(asked)} does not exist")
+    await exchange.respond(dumps(_model(exchange.services)).encode())

@@ -1,0 +1,221 @@
+"""`/v1/chat/completions` and `/chat_tokenize`: messages in, one message a choice out.
+
+Owns the chat route's own checks and its chunks. Rendering the template is router/chat.py's, the
+rest of the order router/openai.py's.
+"""
+
+from __future__ import annotations
+
+from tgi_llamacpp.errors import ToolError, ValidationError
+from tgi_llamacpp.router import render_openai, render_tgi
+from tgi_llamacpp.router.exchange import Exchange
+from tgi_llamacpp.router.generation import Generation, TokenEvent
+from tgi_llamacpp.router.json_format import dumps, quote
+from tgi_llamacpp.router.openai import (
+    check_supported,
+    collect,
+    model_name,
+    plan_choices,
+    stream_chunks,
+    to_parameters,
+    to_rules,
+)
+from tgi_llamacpp.router.schemas_openai import CHAT, ChatRequest
+from tgi_llamacpp.router.services import Services
+from tgi_llamacpp.router.sse import event as sse_event
+from tgi_llamacpp.router.validation import ValidRequest, validate
+
+MAX_TOP_LOGPROBS = 20
+
+
+async def chat_completions(exchange: Exchange) -> None:
+    """POST /v1/chat/completions"""
+    await answer_chat(exchange, await exchange.read(CHAT))
+
+
+async def answer_chat(exchange: Exchange, request: ChatRequest) -> None:
+    """Render, generate, and answer whole or in chunks."""
+    services = exchange.services
+    services.metrics.count_request()
+    num_choices = check_chat(request, services)
+    await exchange.while_connected(_run(exchange, request, num_choices))
+
+
+async def _run(exchange: Exchange, request: ChatRequest, num_choices: int) -> None:
+    services = exchange.services
+    prompt = await render_prompt(request, services)
+    with services.permits.hold(num_choices):
+        valid = await _validate(request, prompt, services)
+        plans = plan_choices(valid, num_choices)
+        headers = render_tgi.compute_headers(services.config.compute_type, len(prompt))
+        with Generation(services, plans, keep_stop=False) as generation:
+            if request.stream:
+                fold = _ChatFold(services, request, generation)
+                await stream_chunks(exchange, generation, fold, headers)
+                return
+            events = await collect(generation)
+    await _respond(exchange, request, generation, events, headers)
+
+
+async def chat_text(exchange: Exchange, request: ChatRequest) -> str:
+    """The first choice's content alone, for routes that wrap a chat."""
+    services = exchange.services
+    services.metrics.count_request()
+    check_chat(request, services)
+    prompt = await render_prompt(request, services)
+    with services.permits.hold(1):
+        valid = await _validate(request, prompt, services)
+        with Generation(services, plan_choices(valid, 1), keep_stop=False) as generation:
+            events = await collect(generation)
+    exchange.report_success(generation.sequences)
+    return "".join(event.visible for event in events[0])
+
+
+async def _validate(request: ChatRequest, prompt: str, services: Services) -> ValidRequest:
+    num_top = (request.top_logprobs or 0) if request.logprobs else 0
+    max_tokens = request.max_completion_tokens
+    parameters = to_parameters(
+        request, request.max_tokens if max_tokens is None else max_tokens, num_top
+    )
+    rules = to_rules(request, max_top_tokens=MAX_TOP_LOGPROBS, add_special_tokens=False)
+    return await validate(services, prompt, parameters, rules)
+
+
+async def render_prompt(request: ChatRequest, services: Services) -> str:
+    """The messages as the model's template writes them. A last assistant message is continued.
+
+    Raises:
+        TemplateError: there is no template, or it complained.
+    """
+    is_continued = request.continue_final_message
+    if is_continued is None:
+        is_continued = request.add_generation_prompt is None and _ends_in_assistant(request)
+    adds_prompt = request.add_generation_prompt is not False and not is_continued
+    return await services.text.pool.run(
+        services.text.chat_template.render,
+        request.messages,
+        add_generation_prompt=adds_prompt,
+        continue_final_message=is_continued,
+        documents=request.documents,
+        template_kwargs=request.chat_template_kwargs,
+    )
+
+
+def _ends_in_assistant(request: ChatRequest) -> bool:
+    last = request.messages[-1] if request.messages else {}
+    return last.get("role") == "assistant" and bool(last.get("content"))
+
+
+def check_chat(request: ChatRequest, services: Services) -> int:
+    """What this route refuses before it renders; returns the number of choices.
+
+    Raises:
+        ValidationError, ToolError: the first field that cannot be honoured.
+    """
+    if request.tools and request.tool_choice != "none":
+        raise ToolError("`tools` are not supported yet")
+    kind = request.response_format
+    if kind is not None and not (isinstance(kind, dict) and kind.get("type") == "text"):
+        raise ValidationError("`response_format` is not supported yet, other than of type `text`")
+    if request.modalities is not None and request.modalities != ["text"]:
+        raise ValidationError("`modalities` other than `text` are not supported")
+    if (request.top_logprobs or 0) > MAX_TOP_LOGPROBS:
+        raise ValidationError(
+            f"`top_logprobs` must be >= 0 and <= {MAX_TOP_LOGPROBS}. Given: {request.top_logprobs}"
+        )
+    asked = {request.max_tokens, request.max_completion_tokens} - {None}
+    if len(asked) > 1:
+        raise ValidationError("`max_tokens` and `max_completion_tokens` must not differ")
+    return check_supported(request, services)
+
+
+async def _respond(
+    exchange: Exchange,
+    request: ChatRequest,
+    generation: Generation,
+    events: list[list[TokenEvent]],
+    headers: list[render_tgi.Header],
+) -> None:
+    times = exchange.report_success(generation.sequences)
+    num_prompt = generation.sequences[0].plan.request.num_prompt
+    num_generated = sum(map(len, events))
+    head = render_openai.Head(
+        "chat.completion", "chatcmpl-", model_name(request, exchange.services)
+    )
+    choices = (
+        render_openai.chat_choice(
+            index,
+            "".join(event.visible for event in of_choice),
+            _logprobs(request, of_choice, exchange.services),
+            of_choice[-1].finish,
+        )
+        for index, of_choice in enumerate(events)
+    )
+    body = head.whole(choices, render_openai.usage(num_prompt, num_generated))
+    await exchange.respond(
+        body.encode(),
+        headers=[*headers, *render_tgi.time_headers(times, num_prompt, num_generated)],
+    )
+
+
+def _logprobs(request: ChatRequest, events: list[TokenEvent], services: Services) -> str:
+    if not request.logprobs:
+        return "null"
+    detokenizer = services.text.detokenizer
+    return render_openai.chat_logprobs(events, detokenizer, request.top_logprobs or 0)
+
+
+class _ChatFold:
+    """The chunks of a chat: the role first, then content, then why it ended, then usage."""
+
+    def __init__(self, services: Services, request: ChatRequest, generation: Generation) -> None:
+        self._services = services
+        self._request = request
+        self._generation = generation
+        self._num_generated = 0
+        self._head = render_openai.Head(
+            "chat.completion.chunk", "chatcmpl-", model_name(request, services)
+        )
+
+    def first(self) -> str:
+        delta = '{"role":"assistant","content":""}'
+        return "".join(
+            self._chunk(render_openai.chat_delta(index, delta))
+            for index in range(len(self._generation.sequences))
+        )
+
+    def render(self, event: TokenEvent) -> str:
+        self._num_generated += 1
+        chunk = ""
+        if event.visible or self._request.logprobs:
+            logprobs = _logprobs(self._request, [event], self._services)
+            delta = f'{{"content":{quote(event.visible)}}}'
+            chunk = self._chunk(render_openai.chat_delta(event.choice, delta, logprobs))
+        if event.finish is not None:
+            end = render_openai.chat_delta(event.choice, "{}", finish=event.finish)
+            chunk += self._chunk(end)
+        return chunk
+
+    def last(self) -> str:
+        if not self._request.include_usage:
+            return ""
+        num_prompt = self._generation.sequences[0].plan.request.num_prompt
+        usage = render_openai.usage(num_prompt, self._num_generated)
+        return sse_event(self._head.whole((), usage))
+
+    def _chunk(self, choice: str) -> str:
+        return sse_event(self._head.chunk(choice))
+
+
+async def chat_tokenize(exchange: Exchange) -> None:
+    """POST /chat_tokenize"""
+    request = await exchange.read(CHAT)
+    check_chat(request, exchange.services)
+    prompt = await render_prompt(request, exchange.services)
+    pool = exchange.services.text.pool
+    spans = await pool.encode_with_offsets(prompt, add_special_tokens=False)
+    tokens = [
+        {"id": span.id, "text": span.text, "start": span.start, "stop": span.stop} for span in spans
+    ]
+    answer = {"tokenize_response": tokens, "templated_text": prompt}
+    await exchange.respond(dumps(answer).encode())

@@ -1,0 +1,203 @@
+"""`/v1/completions`: prompts in, one text for each of them and each choice out.
+
+Owns the completion route's own checks, echo, the legacy log-probabilities and its chunks. The rest
+of the order is router/openai.py's.
+"""
+
+from __future__ import annotations
+
+from tgi_llamacpp.errors import TgiError, ValidationError
+from tgi_llamacpp.router import render_openai, render_tgi
+from tgi_llamacpp.router.exchange import Exchange
+from tgi_llamacpp.router.generation import Generation, Planned, TokenEvent
+from tgi_llamacpp.router.openai import (
+    check_supported,
+    collect,
+    model_name,
+    plan_choices,
+    stream_chunks,
+    to_parameters,
+    to_rules,
+)
+from tgi_llamacpp.router.schemas_openai import COMPLETION, CompletionRequest
+from tgi_llamacpp.router.services import Services
+from tgi_llamacpp.router.sse import event as sse_event
+from tgi_llamacpp.router.validation import ValidRequest, validate
+
+MAX_LOGPROBS = 5
+
+
+class SuffixNotSupported(TgiError):
+    """TGI's own error for this field."""
+
+    error_type = "suffix not supported"
+    http_status = 422
+
+
+class BatchSizeExceeded(TgiError):
+    """TGI's own error for too many prompts."""
+
+    error_type = "batch size exceeded"
+    http_status = 422
+
+
+async def completions(exchange: Exchange) -> None:
+    """POST /v1/completions"""
+    await answer_completion(exchange, await exchange.read(COMPLETION))
+
+
+async def answer_completion(exchange: Exchange, request: CompletionRequest) -> None:
+    """Generate for every prompt, and answer whole or in chunks."""
+    services = exchange.services
+    for _ in request.prompt:
+        services.metrics.count_request()
+    num_choices = _check(request, services)
+    await exchange.while_connected(_run(exchange, request, num_choices))
+
+
+async def _run(exchange: Exchange, request: CompletionRequest, num_choices: int) -> None:
+    services = exchange.services
+    with services.permits.hold(num_choices * len(request.prompt)):
+        plans: list[Planned] = []
+        for prompt in request.prompt:
+            plans += plan_choices(await _validate(request, prompt, services), num_choices)
+        texts = [_prompt_text(prompt, services) for prompt in request.prompt]
+        headers = render_tgi.compute_headers(
+            services.config.compute_type, sum(len(text) for text in texts)
+        )
+        echoed = [text for text in texts for _ in range(num_choices)] if request.echo else None
+        with Generation(services, plans, keep_stop=False) as generation:
+            if request.stream:
+                fold = _CompletionFold(services, request, generation, echoed)
+                await stream_chunks(exchange, generation, fold, headers)
+                return
+            events = await collect(generation)
+    exchange.report_success(generation.sequences)
+    await _respond(exchange, request, generation, events, echoed, headers)
+
+
+async def _validate(
+    request: CompletionRequest, prompt: str | list[int], services: Services
+) -> ValidRequest:
+    parameters = to_parameters(request, request.max_tokens, request.logprobs or 0)
+    rules = to_rules(request, max_top_tokens=MAX_LOGPROBS, add_special_tokens=True)
+    return await validate(services, prompt, parameters, rules)
+
+
+def _prompt_text(prompt: str | list[int], services: Services) -> str:
+    return prompt if isinstance(prompt, str) else services.text.detokenizer.decode(prompt)
+
+
+def _check(request: CompletionRequest, services: Services) -> int:
+    if request.suffix is not None:
+        raise SuffixNotSupported(
+            "Suffix is not supported and can be achieved by preprocessing the prompt."
+        )
+    limit = services.config.limits.max_client_batch_size
+    if len(request.prompt) > limit:
+        raise BatchSizeExceeded(
+            f"Number of prompts exceeds the maximum allowed batch size of {limit}"
+        )
+    if request.best_of not in (None, request.n or 1):
+        raise ValidationError("`best_of` other than `n` is not supported on this route")
+    if (request.logprobs or 0) > MAX_LOGPROBS:
+        raise ValidationError(
+            f"`logprobs` must be >= 0 and <= {MAX_LOGPROBS}. Given: {request.logprobs}"
+        )
+    if request.echo and request.logprobs is not None:
+        raise ValidationError("`echo` together with `logprobs` is not supported yet")
+    return check_supported(request, services)
+
+
+def _usage(generation: Generation, num_generated: int) -> str:
+    """Each prompt is counted once, whatever the number of its choices."""
+    prompts = {id(s.plan.request): s.plan.request.num_prompt for s in generation.sequences}
+    return render_openai.usage(sum(prompts.values()), num_generated)
+
+
+async def _respond(
+    exchange: Exchange,
+    request: CompletionRequest,
+    generation: Generation,
+    events: list[list[TokenEvent]],
+    echoed: list[str] | None,
+    headers: list[render_tgi.Header],
+) -> None:
+    services = exchange.services
+    head = render_openai.Head("text_completion", "cmpl-", model_name(request, services))
+    choices = (
+        render_openai.text_choice(
+            index,
+            (echoed[index] if echoed else "") + "".join(event.visible for event in of_choice),
+            _logprobs(request, of_choice, services, 0),
+            of_choice[-1].finish,
+        )
+        for index, of_choice in enumerate(events)
+    )
+    body = head.whole(choices, _usage(generation, sum(map(len, events))))
+    await exchange.respond(body.encode(), headers=[*headers, *_time_headers(exchange, generation)])
+
+
+def _time_headers(exchange: Exchange, generation: Generation) -> list[render_tgi.Header]:
+    """Sums over the sequences, without x-compute-time, as TGI has it on this route."""
+    sums: dict[bytes, int] = {}
+    for sequence in generation.sequences:
+        times = sequence.times(exchange.started_s)
+        num_prompt = sequence.plan.request.num_prompt
+        for name, value in render_tgi.time_headers(times, num_prompt, sequence.text.num_tokens):
+            if name != b"x-compute-time":
+                sums[name] = sums.get(name, 0) + int(value)
+    return [(name, b"%d" % value) for name, value in sums.items()]
+
+
+def _logprobs(
+    request: CompletionRequest, events: list[TokenEvent], services: Services, offset: int
+) -> str:
+    if request.logprobs is None:
+        return "null"
+    detokenizer = services.text.detokenizer
+    return render_openai.text_logprobs(events, detokenizer, request.logprobs, offset)
+
+
+class _CompletionFold:
+    """The chunks of completions: echoes first, then text with its end, then usage."""
+
+    def __init__(
+        self,
+        services: Services,
+        request: CompletionRequest,
+        generation: Generation,
+        echoed: list[str] | None,
+    ) -> None:
+        self._services = services
+        self._request = request
+        self._generation = generation
+        self._echoed = echoed or []
+        self._offsets = [0] * len(generation.sequences)
+        self._num_generated = 0
+        self._head = render_openai.Head("text_completion", "cmpl-", model_name(request, services))
+
+    def first(self) -> str:
+        return "".join(
+            self._chunk(render_openai.text_choice(index, text, "null", None))
+            for index, text in enumerate(self._echoed)
+        )
+
+    def render(self, event: TokenEvent) -> str:
+        self._num_generated += 1
+        has_logprobs = self._request.logprobs is not None
+        if not (event.visible or has_logprobs or event.finish is not None):
+            return ""
+        offset = self._offsets[event.choice]
+        self._offsets[event.choice] += len(event.text)
+        logprobs = _logprobs(self._request, [event], self._services, offset)
+        choice = render_openai.text_choice(event.choice, event.visible, logprobs, event.finish)
+        return self._chunk(choice)
+
+    def last(self) -> str:
+        if not self._request.include_usage:
+            return ""
+        return sse_event(self._head.whole((), _usage(self._generation, self._num_generated)))
+
+    def _chunk(self, choice: str) -> str:
+        return sse_event(self._head.chunk(choice))

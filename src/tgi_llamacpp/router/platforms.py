@@ -1,0 +1,99 @@
+"""The routes of hosting platforms: SageMaker's `/invocations` and Vertex' `/vertex`.
+
+Owns only how those wrap and dispatch the requests of other routes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine
+from typing import Any
+
+from tgi_llamacpp.errors import TgiError
+from tgi_llamacpp.router.exchange import Exchange
+from tgi_llamacpp.router.json_format import dumps
+from tgi_llamacpp.router.openai_chat import answer_chat, chat_text
+from tgi_llamacpp.router.openai_completions import answer_completion
+from tgi_llamacpp.router.render_openai import error_text
+from tgi_llamacpp.router.schemas_openai import CHAT, COMPLETION, ChatRequest
+from tgi_llamacpp.router.schemas_tgi import (
+    COMPAT,
+    PARAMETERS,
+    GenerateParameters,
+    GenerateRequest,
+)
+from tgi_llamacpp.router.shapes import ListOf, Nullable, Object, OneOf, Text
+from tgi_llamacpp.router.tgi import answer_compat, check_best_of, pick, run_whole
+
+
+class NoInstances(TgiError):
+    """TGI's own error for an empty Vertex request."""
+
+    error_type = "Input validation error"
+    http_status = 422
+
+
+def _instance(inputs: str, parameters: GenerateParameters | None = None) -> GenerateRequest:
+    if parameters is None:
+        return GenerateRequest(inputs)
+    return GenerateRequest(inputs, parameters)
+
+
+_INSTANCE = Object(
+    "GenerateVertexInstance",
+    _instance,
+    {"inputs": Text(), "parameters": Nullable(PARAMETERS)},
+    required=("inputs",),
+)
+_VERTEX = Object(
+    "VertexRequest",
+    lambda instances: instances,
+    {"instances": ListOf(OneOf[GenerateRequest | ChatRequest]("VertexInstance", _INSTANCE, CHAT))},
+    required=("instances",),
+)
+_SAGEMAKER = OneOf[Any]("SagemakerRequest", COMPAT, CHAT, COMPLETION)
+
+
+async def invocations(exchange: Exchange) -> None:
+    """POST /invocations: what the body is decides which route answers."""
+    request = await exchange.read(_SAGEMAKER)
+    if isinstance(request, GenerateRequest):
+        await answer_compat(exchange, request)
+        return
+    exchange.error_text = error_text
+    if isinstance(request, ChatRequest):
+        await answer_chat(exchange, request)
+    else:
+        await answer_completion(exchange, request)
+
+
+async def vertex(exchange: Exchange) -> None:
+    """POST /vertex: several requests side by side, their texts in order."""
+    instances = await exchange.read(_VERTEX)
+    if not instances:
+        raise NoInstances("Input validation error")
+    work = [_predict(exchange, instance) for instance in instances]
+    texts = await exchange.while_connected(_all(work))
+    await exchange.respond(dumps({"predictions": texts}).encode())
+
+
+async def _predict(exchange: Exchange, instance: GenerateRequest | ChatRequest) -> str:
+    if isinstance(instance, ChatRequest):
+        return await chat_text(exchange, instance)
+    services = exchange.services
+    services.metrics.count_request()
+    check_best_of(instance.parameters.best_of, services)
+    winner, _ = pick(await run_whole(services, instance))
+    exchange.report_success([winner.sequence])
+    prefix = instance.inputs if instance.parameters.return_full_text else ""
+    return prefix + winner.text
+
+
+async def _all(work: list[Coroutine[Any, Any, str]]) -> list[str]:
+    """Every result in order; the first error ends the rest."""
+    tasks = [asyncio.ensure_future(each) for each in work]
+    try:
+        return await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:
+            task.cancel()

@@ -1,0 +1,156 @@
+"""OpenAI's answers as text: chat completions, completions, their chunks, and errors.
+
+Keys come in TGI's order, values follow OpenAI. Chunks are put together by hand, because there is
+one for every token. Called by router/openai_chat.py and router/openai_completions.py.
+"""
+
+from __future__ import annotations
+
+import re
+import secrets
+import time
+from collections.abc import Iterable
+
+from tgi_llamacpp import __version__
+from tgi_llamacpp.errors import TgiError
+from tgi_llamacpp.router.detokenizer import Detokenizer
+from tgi_llamacpp.router.generation import FinishReason, TokenEvent
+from tgi_llamacpp.router.json_format import dumps, float32, quote
+
+SYSTEM_FINGERPRINT = f"{__version__}-native"
+_FINISH = {FinishReason.LENGTH: "length", FinishReason.EOS: "stop", FinishReason.STOP: "stop"}
+_REPLACEMENT = "\ufffd"
+_NAMED = re.compile(r"(?:Input validation error: |[^:]*: )?`(\w+)`")
+_OPENAI_NAMES = {"max_new_tokens": "max_tokens", "top_n_tokens": "top_logprobs"}
+_TYPES = {401: "authentication_error", 404: "not_found_error", 429: "rate_limit_error"}
+_CODES = {"overloaded": "rate_limit_exceeded", "authentication": "invalid_api_key"}
+
+
+class Head:
+    """What every chunk of one answer begins with: kind, id, time and model."""
+
+    def __init__(self, kind: str, id_prefix: str, model: str) -> None:
+        self.text = (
+            f'"object":{quote(kind)},"id":"{id_prefix}{secrets.token_hex(12)}",'
+            f'"created":{int(time.time())},"model":{quote(model)},'
+            f'"system_fingerprint":{quote(SYSTEM_FINGERPRINT)}'
+        )
+
+    def whole(self, choices: Iterable[str], usage: str) -> str:
+        """The answer, or the last chunk: choices and usage."""
+        return f'{{{self.text},"choices":[{",".join(choices)}],"usage":{usage}}}'
+
+    def chunk(self, choice: str) -> str:
+        """A chunk on the way; usage is null, as OpenAI has it, and not missing, as TGI has it."""
+        return f'{{{self.text},"choices":[{choice}],"usage":null}}'
+
+
+def usage(num_prompt: int, num_completion: int) -> str:
+    """The token counts."""
+    return (
+        f'{{"prompt_tokens":{num_prompt},"completion_tokens":{num_completion},'
+        f'"total_tokens":{num_prompt + num_completion}}}'
+    )
+
+
+def finish_reason(finish: FinishReason | None) -> str:
+    """OpenAI's word for it, as JSON."""
+    return "null" if finish is None else f'"{_FINISH[finish]}"'
+
+
+def chat_choice(index: int, content: str, logprobs: str, finish: FinishReason | None) -> str:
+    """One choice of a whole chat answer."""
+    return (
+        f'{{"index":{index},"message":{{"role":"assistant","content":{quote(content)}}},'
+        f'"logprobs":{logprobs},"finish_reason":{finish_reason(finish)}}}'
+    )
+
+
+def chat_delta(
+    index: int, delta: str, logprobs: str = "null", finish: FinishReason | None = None
+) -> str:
+    """One choice of a chat chunk; `delta` is JSON."""
+    return (
+        f'{{"index":{index},"delta":{delta},'
+        f'"logprobs":{logprobs},"finish_reason":{finish_reason(finish)}}}'
+    )
+
+
+def text_choice(index: int, text: str, logprobs: str, finish: FinishReason | None) -> str:
+    """One choice of a completion, whole or a chunk."""
+    return (
+        f'{{"index":{index},"text":{quote(text)},'
+        f'"logprobs":{logprobs},"finish_reason":{finish_reason(finish)}}}'
+    )
+
+
+def chat_logprobs(events: Iterable[TokenEvent], detokenizer: Detokenizer, num_top: int) -> str:
+    """`logprobs` of a chat choice: one item a token, with `num_top` alternatives."""
+    items = (_chat_logprob(event, detokenizer, num_top) for event in events)
+    return f'{{"content":[{",".join(items)}],"refusal":null}}'
+
+
+def _chat_logprob(event: TokenEvent, detokenizer: Detokenizer, num_top: int) -> str:
+    tops = (
+        f"{{{_token_logprob(detokenizer.token_text(token_id), logprob)}}}"
+        for token_id, logprob in (event.alternatives or [])[:num_top]
+    )
+    own = _token_logprob(detokenizer.token_text(event.id), event.logprob)
+    return f'{{{own},"top_logprobs":[{",".join(tops)}]}}'
+
+
+def _token_logprob(text: str, logprob: float) -> str:
+    # A token that is part of a character has no text, and its text no bytes to speak of.
+    data = "null" if _REPLACEMENT in text else f"[{','.join(map(str, text.encode()))}]"
+    return f'"token":{quote(text)},"logprob":{float32(logprob)},"bytes":{data}'
+
+
+def text_logprobs(
+    events: Iterable[TokenEvent], detokenizer: Detokenizer, num_top: int, offset: int
+) -> str:
+    """`logprobs` of a completion choice; `offset` is its first token's, in characters."""
+    tokens: list[str] = []
+    logprobs: list[str] = []
+    tops: list[str] = []
+    offsets: list[str] = []
+    for event in events:
+        tokens.append(quote(detokenizer.token_text(event.id)))
+        logprobs.append(float32(event.logprob))
+        tops.append(_top_map(event, detokenizer, num_top))
+        offsets.append(str(offset))
+        offset += len(event.text)
+    return (
+        f'{{"tokens":[{",".join(tokens)}],"token_logprobs":[{",".join(logprobs)}],'
+        f'"top_logprobs":[{",".join(tops)}],"text_offset":[{",".join(offsets)}]}}'
+    )
+
+
+def _top_map(event: TokenEvent, detokenizer: Detokenizer, num_top: int) -> str:
+    alternatives = (event.alternatives or [])[:num_top]
+    texts = {detokenizer.token_text(i): float32(logprob) for i, logprob in reversed(alternatives)}
+    members = (f"{quote(text)}:{logprob}" for text, logprob in reversed(texts.items()))
+    return f"{{{','.join(members)}}}"
+
+
+def error_text(error: TgiError) -> str:
+    """OpenAI's error object, with TGI's error_type beside it."""
+    status = error.http_status
+    kind = _TYPES.get(status, "invalid_request_error" if status < 424 else "server_error")
+    details = {
+        "message": error.message,
+        "type": kind,
+        "param": _param(error),
+        "code": _code(error),
+    }
+    return dumps({"error": details, "error_type": error.error_type})
+
+
+def _param(error: TgiError) -> str | None:
+    named = _NAMED.match(error.message) if error.http_status == 422 else None
+    return None if named is None else _OPENAI_NAMES.get(named[1], named[1])
+
+
+def _code(error: TgiError) -> str:
+    if error.message.startswith("Input validation error: `inputs` ") and "tokens" in error.message:
+        return "context_length_exceeded"
+    return _CODES.get(error.error_type, error.error_type)

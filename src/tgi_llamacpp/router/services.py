@@ -1,0 +1,63 @@
+"""What every route handler works with: the collaborators and the count of running generations.
+
+Built once by router/app.py and passed on; nothing here is global. Knows no route.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from tgi_llamacpp.config import RouterConfig
+from tgi_llamacpp.errors import OverloadedError
+from tgi_llamacpp.router.chat import ChatTemplate
+from tgi_llamacpp.router.detokenizer import Detokenizer
+from tgi_llamacpp.router.engine_client import EngineClient
+from tgi_llamacpp.router.metrics import Metrics
+from tgi_llamacpp.router.tokenizer import TokenizerPool
+
+
+@dataclass(frozen=True, slots=True)
+class TextTools:
+    """Text to ids, ids to text, messages to text."""
+
+    pool: TokenizerPool
+    detokenizer: Detokenizer
+    chat_template: ChatTemplate
+
+
+class Permits:
+    """The sequences that may run at once. There is no waiting: one too many is refused."""
+
+    def __init__(self, max_permits: int) -> None:
+        self.max_permits = max_permits
+        self.num_used = 0
+
+    @contextmanager
+    def hold(self, num_permits: int) -> Iterator[None]:
+        """All or nothing, given back at the end of the block.
+
+        Raises:
+            OverloadedError: fewer are free.
+        """
+        if self.num_used + num_permits > self.max_permits:
+            raise OverloadedError
+        self.num_used += num_permits
+        try:
+            yield
+        finally:
+            self.num_used -= num_permits
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """The router's state, shared by all requests."""
+
+    config: RouterConfig
+    engine: EngineClient
+    text: TextTools
+    metrics: Metrics
+    permits: Permits
+    model_sha: str | None
+    pipeline_tag: str | None

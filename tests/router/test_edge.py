@@ -1,0 +1,173 @@
+import dataclasses
+
+import httpx
+import numpy as np
+import pytest
+
+from tests.conftest import TOOLS, MakeServer
+from tests.fake_text import FakePool
+
+VARY = "origin, access-control-request-method, access-control-request-headers"
+HI = [{"role": "user", "content": "hi"}]
+
+
+@pytest.mark.parametrize("path", ["/generate/", "/nothing", "/v1", "/docs/x"])
+def test_an_unknown_path_is_an_empty_404(http: httpx.Client, path: str) -> None:
+    response = http.post(path, json={})
+    assert (response.status_code, response.content) == (404, b"")
+    assert response.headers["access-control-allow-origin"] == "*"
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "allow"),
+    [
+        ("GET", "/generate", "POST"),
+        ("POST", "/health", "GET,HEAD"),
+        ("PUT", "/", "POST,GET,HEAD"),
+        ("DELETE", "/v1/chat/completions", "POST"),
+    ],
+)
+def test_a_wrong_method_is_an_empty_405_that_names_the_right_ones(
+    http: httpx.Client, method: str, path: str, allow: str
+) -> None:
+    response = http.request(method, path)
+    assert (response.status_code, response.content) == (405, b"")
+    assert response.headers["allow"] == allow
+
+
+def test_head_works_where_get_does(http: httpx.Client) -> None:
+    for path in ("/", "/info", "/metrics", "/v1/models"):
+        response = http.head(path)
+        assert (response.status_code, response.content) == (200, b"")
+
+
+def test_any_origin_may_read_every_answer(http: httpx.Client) -> None:
+    for response in (
+        http.get("/info"),
+        http.post("/generate", content=b"x"),
+        http.post("/generate_stream", json={"inputs": "a"}),
+    ):
+        assert response.headers["access-control-allow-origin"] == "*"
+        assert response.headers["vary"] == VARY
+
+
+def test_options_are_answered_on_any_path(make_server: MakeServer) -> None:
+    server = make_server(api_key="secret")
+    for path in ("/generate", "/nothing", "/"):
+        response = httpx.options(server.url + path)
+        assert (response.status_code, response.content) == (200, b"")
+        assert response.headers["access-control-allow-methods"] == "GET,POST"
+        assert response.headers["access-control-allow-headers"] == "content-type,authorization"
+        assert response.headers["access-control-allow-origin"] == "*"
+
+
+def test_a_list_of_origins_lets_those_in(make_server: MakeServer) -> None:
+    server = make_server(cors_allow_origin=["https://a.example", "https://b.example"])
+    for origin, allowed in (
+        ("https://b.example", True),
+        ("https://c.example", False),
+        (None, False),
+    ):
+        headers = {"origin": origin} if origin else {}
+        response = httpx.get(f"{server.url}/info", headers=headers)
+        expected = origin if allowed else None
+        assert response.headers.get("access-control-allow-origin") == expected
+        assert response.headers["vary"] == VARY
+
+
+POSTS = {
+    "/": {"inputs": "a"},
+    "/generate": {"inputs": "a"},
+    "/generate_stream": {"inputs": "a"},
+    "/tokenize": {"inputs": "a"},
+    "/chat_tokenize": {"messages": HI},
+    "/invocations": {"inputs": "a"},
+    "/vertex": {"instances": [{"inputs": "a"}]},
+    "/v1/chat/completions": {"messages": HI},
+    "/v1/completions": {"prompt": "a"},
+}
+
+
+def test_a_key_guards_every_route_that_does_work(make_server: MakeServer) -> None:
+    server = make_server(api_key="Secret")
+    wrong = [None, "Bearer wrong", "Bearer secret", "Basic Secret", "Secret", "Bearer Secret "]
+    with httpx.Client(base_url=server.url) as client:
+        for path, body in POSTS.items():
+            for value in wrong[:5]:
+                headers = {"authorization": value} if value else {}
+                response = client.post(path, json=body, headers=headers)
+                assert response.status_code == 401, (path, value)
+                assert "www-authenticate" not in response.headers
+                if path.startswith("/v1"):
+                    assert response.json()["error"]["code"] == "invalid_api_key"
+                else:
+                    assert response.content == b""
+            for scheme in ("Bearer", "bearer"):
+                headers = {"authorization": f"{scheme} Secret"}
+                assert client.post(path, json=body, headers=headers).status_code == 200
+
+
+def test_probes_and_scrapers_need_no_key(make_server: MakeServer) -> None:
+    server = make_server(api_key="secret")
+    for path in ("/", "/health", "/ping", "/info", "/metrics", "/v1/models"):
+        assert httpx.get(server.url + path).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("content_type", "status"),
+    [
+        ("application/json", 200),
+        ("application/json; charset=utf-8", 200),
+        ("application/problem+json", 200),
+        ("APPLICATION/JSON", 200),
+        ("text/plain", 415),
+        ("application/jsonx", 415),
+        ("application/json/x", 415),
+        ("", 415),
+    ],
+)
+def test_only_json_is_read(http: httpx.Client, content_type: str, status: int) -> None:
+    headers = {"content-type": content_type}
+    response = http.post("/generate", content=b'{"inputs":"a"}', headers=headers)
+    assert response.status_code == status
+    if status == 415:
+        assert response.text == "Expected request with `Content-Type: application/json`"
+        assert response.headers["content-type"] == "text/plain; charset=utf-8"
+
+
+def test_a_star_in_the_list_lets_everyone_in(make_server: MakeServer) -> None:
+    server = make_server(cors_allow_origin=["https://a.example", "*"])
+    response = httpx.get(f"{server.url}/info", headers={"origin": "https://c.example"})
+    assert response.headers["access-control-allow-origin"] == "*"
+
+
+class _BrokenPool(FakePool):
+    async def encode(self, text: str, *, add_special_tokens: bool) -> np.ndarray:
+        raise ZeroDivisionError
+
+
+def test_a_bug_of_ours_is_a_500_without_a_traceback(
+    make_server: MakeServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    server = make_server(text=dataclasses.replace(TOOLS, pool=_BrokenPool()))
+    with httpx.Client(base_url=server.url) as client:
+        for path in ("/generate", "/v1/completions"):
+            response = client.post(path, json={"inputs": "a", "prompt": "a"})
+            assert response.status_code == 500
+            assert "ZeroDivision" not in response.text
+            assert response.json()["error_type"] == "internal"
+        assert client.get("/health").status_code == 200
+    assert server.app.state.services.permits.num_used == 0
+    assert "ZeroDivisionError" in caplog.text
+
+
+def test_what_clients_send_is_escaped_in_the_log(
+    http: httpx.Client, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    grammar = {"type": "x\n2026 ERROR forged\x1b[31m", "value": 1}
+    http.post("/generate", json={"inputs": "a", "parameters": {"grammar": grammar}})
+    http.get("/v1/models/a%1b%0d")
+    lines = [record.getMessage() for record in caplog.records]
+    assert any("forged" in line for line in lines)
+    assert all(line.isprintable() for line in lines)

@@ -1,0 +1,169 @@
+import httpx
+
+from tests.conftest import LIMITS, MakeServer
+from tgi_llamacpp.errors import (
+    GenerationError,
+    IncompleteError,
+    OverloadedError,
+    TemplateError,
+    ToolError,
+    ValidationError,
+)
+from tgi_llamacpp.messages import Stats
+from tgi_llamacpp.router.metrics import (
+    Metrics,
+    RequestTimes,
+    duration_buckets,
+    length_buckets,
+)
+
+# The bounds as TGI prints them.
+DURATIONS = """
+0.00015000000000000001 0.00022500000000000002 0.0003375 0.00050625 0.000759375
+0.0011390624999999999 0.0017085937499999998 0.0025628906249999996 0.0038443359374999994
+0.00576650390625 0.008649755859375 0.0129746337890625 0.01946195068359375
+0.029192926025390625 0.043789389038085935 0.0656840835571289 0.09852612533569335
+0.14778918800354002 0.22168378200531003 0.33252567300796504 0.49878850951194753
+0.7481827642679213 1.122274146401882 1.683411219602823 2.5251168294042348
+3.787675244106352 5.681512866159528 8.52226929923929 12.783403948858936
+19.175105923288406 28.76265888493261 43.143988327398915 64.71598249109837
+97.07397373664756 145.61096060497135
+"""
+
+
+def _buckets(text: str, name: str) -> dict[str, int]:
+    lines = [line for line in text.splitlines() if line.startswith(f"{name}_bucket")]
+    return {line.split('"')[1]: int(line.rsplit(" ", 1)[1]) for line in lines}
+
+
+def test_duration_buckets_are_tgis_to_the_last_digit() -> None:
+    text = Metrics(LIMITS).render(None)
+    assert list(_buckets(text, "tgi_request_duration")) == [*DURATIONS.split(), "+Inf"]
+    assert len(duration_buckets()) == 35
+
+
+def test_length_buckets_are_a_hundred_steps_to_the_limit() -> None:
+    labels = list(_buckets(Metrics(LIMITS).render(None), "tgi_request_input_length"))
+    assert labels[:3] == ["10.24", "20.48", "30.72"]
+    assert labels[24] == "256"
+    assert labels[34] == "358.40000000000003"
+    assert labels[-2:] == ["1024", "+Inf"]
+    assert len(length_buckets(2048)) == 100
+
+
+def test_a_value_on_a_bound_is_below_it() -> None:
+    metrics = Metrics(LIMITS)
+    metrics.observe_valid(256, 1)
+    buckets = _buckets(metrics.render(None), "tgi_request_input_length")
+    assert buckets["245.76"] == 0
+    assert buckets["256"] == buckets["+Inf"] == 1
+
+
+def test_every_failure_that_tgi_counts_is_counted_under_its_name() -> None:
+    metrics = Metrics(LIMITS)
+    for error in (
+        OverloadedError(),
+        ValidationError("x"),
+        ValidationError("y"),
+        TemplateError("x"),
+        IncompleteError(),
+        GenerationError("x"),
+        ToolError("not counted"),
+    ):
+        metrics.count_failure(error)
+    metrics.count_dropped()
+    lines = metrics.render(None).splitlines()
+    start = lines.index("# TYPE tgi_request_failure counter")
+    assert lines[start + 1 : start + 8] == [
+        'tgi_request_failure{err="dropped"} 1',
+        'tgi_request_failure{err="generation"} 1',
+        'tgi_request_failure{err="incomplete"} 1',
+        'tgi_request_failure{err="overloaded"} 1',
+        'tgi_request_failure{err="template"} 1',
+        'tgi_request_failure{err="validation"} 2',
+        "",
+    ]
+
+
+def test_the_text_has_tgis_form() -> None:
+    metrics = Metrics(LIMITS)
+    metrics.count_request()
+    metrics.observe_success(RequestTimes(0.512, 0.001, 0.002, 0.5, 0.125), 4)
+    text = metrics.render(None)
+    assert text.startswith(
+        "# HELP tgi_request_count Total number of requests\n"
+        "# TYPE tgi_request_count counter\n"
+        "tgi_request_count 1\n"
+        "\n"
+        "# HELP tgi_request_success Number of successful requests\n"
+    )
+    assert (
+        "# HELP tgi_request_duration Request duration\n"
+        "# TYPE tgi_request_duration histogram\n"
+        'tgi_request_duration_bucket{le="0.00015000000000000001"} 0\n'
+    ) in text
+    assert (
+        'tgi_request_duration_bucket{le="+Inf"} 1\n'
+        "tgi_request_duration_sum 0.512\n"
+        "tgi_request_duration_count 1\n"
+        "\n"
+    ) in text
+
+
+def test_the_engines_state_fills_tgis_gauges() -> None:
+    stats = Stats(
+        epoch=1,
+        num_steps=9,
+        num_decode_tokens=8,
+        num_prefill_tokens=7,
+        num_waiting=3,
+        num_running=2,
+        num_reserved_tokens=100,
+        num_shared_steps=4,
+        num_reused_graphs=5,
+        step_s=0.25,
+    )
+    lines = Metrics(LIMITS).render(stats).splitlines()
+    for line in (
+        "# TYPE tgi_queue_size gauge",
+        "tgi_queue_size 3",
+        "tgi_batch_current_size 2",
+        "tgi_batch_current_max_tokens 100",
+        "tgi_llamacpp_steps 9",
+        "tgi_llamacpp_step_seconds 0.25",
+    ):
+        assert line in lines
+
+
+def test_a_generation_is_counted_once_on_every_route(make_server: MakeServer) -> None:
+    server = make_server()
+    with httpx.Client(base_url=server.url) as client:
+        client.post("/generate", json={"inputs": "abc"})
+        client.post("/generate_stream", json={"inputs": "abc"})
+        client.post("/v1/chat/completions", json={"messages": [{"role": "u", "content": "a"}]})
+        client.post("/v1/completions", json={"prompt": "abc", "stream": True})
+        client.post("/tokenize", json={"inputs": "abc"})
+        client.post("/generate", json={"inputs": ""})
+        response = client.get("/metrics")
+    assert response.headers["content-type"] == "text/plain; charset=utf-8"
+    lines = response.text.splitlines()
+    assert "tgi_request_count 5" in lines
+    assert "tgi_request_success 4" in lines
+    assert 'tgi_request_failure{err="validation"} 1' in lines
+    assert "tgi_request_generated_tokens_sum 16" in lines
+    assert "tgi_request_input_length_count 4" in lines
+    assert "tgi_request_queue_duration_count 4" in lines
+
+
+def test_the_whole_room_is_observed(make_server: MakeServer) -> None:
+    server = make_server()
+    body = {"inputs": "abc", "parameters": {"max_new_tokens": 1500}}
+    httpx.post(f"{server.url}/generate", json=body)
+    lines = httpx.get(f"{server.url}/metrics").text.splitlines()
+    assert "tgi_request_max_new_tokens_sum 1500" in lines
+
+
+def test_batch_histograms_are_not_made_up() -> None:
+    text = Metrics(LIMITS).render(None)
+    assert "tgi_batch_inference" not in text
+    assert "tgi_request_skipped_tokens" not in text

@@ -1,0 +1,179 @@
+import httpx
+import pytest
+
+from tests.conftest import MakeServer, sse_data, sse_events
+from tests.fake_engine import FakeToken
+from tgi_llamacpp.messages import Submit
+
+CHAT, TEXT = "/v1/chat/completions", "/v1/completions"
+HI = [{"role": "user", "content": "hi"}]
+TOOL = {"type": "function", "function": {"name": "f", "parameters": {}}}
+
+
+@pytest.mark.parametrize(
+    ("route", "fields", "message", "param"),
+    [
+        (CHAT, {"temperature": -1}, "`temperature` must be strictly positive", "temperature"),
+        (CHAT, {"max_tokens": 0}, "`max_new_tokens` must be strictly positive", "max_tokens"),
+        (CHAT, {"n": 0}, "`n` must be > 0 and <= 8. Given: 0", "n"),
+        (CHAT, {"n": 9}, "`n` must be > 0 and <= 8. Given: 9", "n"),
+        (
+            CHAT,
+            {"logit_bias": {"1": 2}},
+            "`logit_bias` is not supported on this route",
+            "logit_bias",
+        ),
+        (CHAT, {"min_p": 0.1}, "`min_p` is not supported on this route", "min_p"),
+        (CHAT, {"functions": [{}]}, "`functions` is not supported on this route", "functions"),
+        (
+            CHAT,
+            {"top_logprobs": 21, "logprobs": True},
+            "`top_logprobs` must be >= 0 and <= 20. Given: 21",
+            "top_logprobs",
+        ),
+        (
+            CHAT,
+            {"response_format": {"type": "json_object"}},
+            "`response_format` is not supported yet, other than of type `text`",
+            "response_format",
+        ),
+        (
+            CHAT,
+            {"modalities": ["audio"]},
+            "`modalities` other than `text` are not supported",
+            "modalities",
+        ),
+        (
+            CHAT,
+            {"max_tokens": 3, "max_completion_tokens": 4},
+            "`max_tokens` and `max_completion_tokens` must not differ",
+            "max_tokens",
+        ),
+        (CHAT, {"stop": [""]}, "`stop` sequences cannot be empty", "stop"),
+        (
+            TEXT,
+            {"best_of": 3},
+            "`best_of` other than `n` is not supported on this route",
+            "best_of",
+        ),
+        (TEXT, {"logprobs": 6}, "`logprobs` must be >= 0 and <= 5. Given: 6", "logprobs"),
+        (
+            TEXT,
+            {"echo": True, "logprobs": 1},
+            "`echo` together with `logprobs` is not supported yet",
+            "echo",
+        ),
+        (
+            TEXT,
+            {"prompt": [400_000]},
+            "`prompt` token ids must be < 400000. Given: 400000",
+            "prompt",
+        ),
+        (TEXT, {"prompt": ""}, "`inputs` cannot be empty", "inputs"),
+    ],
+)
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_field_that_cannot_be_honoured_is_named(
+    http: httpx.Client,
+    route: str,
+    fields: dict[str, object],
+    message: str,
+    param: str,
+    stream: bool,
+) -> None:
+    base: dict[str, object] = {"messages": HI} if route == CHAT else {"prompt": "a"}
+    response = http.post(route, json={**base, **fields, "stream": stream})
+    assert response.status_code == 422
+    assert response.json() == {
+        "error": {
+            "message": f"Input validation error: {message}",
+            "type": "invalid_request_error",
+            "param": param,
+            "code": "validation",
+        },
+        "error_type": "validation",
+    }
+
+
+@pytest.mark.parametrize("choice", [None, "auto", "required", {"function": {"name": "f"}}])
+def test_tools_are_refused_until_they_work(http: httpx.Client, choice: object) -> None:
+    response = http.post(CHAT, json={"messages": HI, "tools": [TOOL], "tool_choice": choice})
+    assert response.status_code == 422
+    assert response.json()["error_type"] == "tool_error"
+    assert response.json()["error"]["message"] == "Tool error: `tools` are not supported yet"
+
+
+def test_tools_that_may_not_be_called_are_left_out(http: httpx.Client) -> None:
+    for fields in ({"tools": [TOOL], "tool_choice": "none"}, {"tools": []}):
+        assert http.post(CHAT, json={"messages": HI, **fields}).status_code == 200
+
+
+def test_neutral_values_of_unsupported_fields_are_no_reason(http: httpx.Client) -> None:
+    neutral = {"logit_bias": {}, "min_p": 0, "mirostat": 0, "watermark": False}
+    body = {"messages": HI, **neutral, "response_format": {"type": "text"}}
+    assert http.post(CHAT, json=body).status_code == 200
+
+
+def test_too_long_a_prompt_has_openais_code(http: httpx.Client) -> None:
+    response = http.post(TEXT, json={"prompt": "a" * 3000})
+    assert response.json()["error"]["code"] == "context_length_exceeded"
+
+
+def test_what_the_template_says_reaches_the_client(http: httpx.Client) -> None:
+    response = http.post(CHAT, json={"messages": [{"role": "wrong", "content": ""}]})
+    assert response.status_code == 422
+    assert response.json()["error_type"] == "template_error"
+    message = response.json()["error"]["message"]
+    assert message == "Template error: no such role (in line 1)"
+
+
+def test_bodies_of_the_wrong_shape_have_the_object_too(http: httpx.Client) -> None:
+    headers = {"content-type": "application/json"}
+    for body, status in ((b"{", 400), (b"{}", 422)):
+        response = http.post(CHAT, content=body, headers=headers)
+        assert response.status_code == status
+        assert response.json()["error"]["type"] == "invalid_request_error"
+    assert http.post(CHAT, content=b"{}").status_code == 415
+
+
+def _one_then_silence(submit: Submit) -> list[FakeToken]:
+    return [FakeToken(5360)]
+
+
+@pytest.mark.parametrize("route", [CHAT, TEXT])
+def test_an_engine_that_fails_mid_stream_ends_it_with_error_and_done(
+    make_server: MakeServer, route: str
+) -> None:
+    server = make_server(_one_then_silence)
+    body = {"messages": HI, "prompt": "a", "stream": True}
+    with (
+        httpx.Client(base_url=server.url) as client,
+        client.stream("POST", route, json=body) as response,
+    ):
+        server.call(server.engine.wait_for(Submit))
+        lines = response.iter_lines()
+        assert any(" love" in line for line in lines)
+        server.do(lambda: server.engine.fail_all("no memory"))
+        rest = [line for line in lines if line]
+    assert rest[-1] == "data: [DONE]"
+    assert rest[-2] == (
+        'data: {"error":{"message":"Request failed during generation: no memory",'
+        '"type":"server_error","param":null,"code":"generation"},"error_type":"generation"}'
+    )
+
+
+def test_before_the_first_token_a_failure_has_a_status_of_its_own(
+    make_server: MakeServer,
+) -> None:
+    server = make_server(lambda submit: [])
+    server.do(server.engine.die)
+    server.call(server.client.wait_closed())
+    response = httpx.post(server.url + CHAT, json={"messages": HI, "stream": True})
+    assert response.status_code == 503
+    assert response.json()["error"]["type"] == "server_error"
+
+
+def test_streams_of_valid_requests_hold_no_error(http: httpx.Client) -> None:
+    response = http.post(CHAT, json={"messages": HI, "stream": True})
+    assert all("error" not in chunk for chunk in sse_events(response))
+    assert sse_data(response)[-1] == "[DONE]"
