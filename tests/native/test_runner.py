@@ -31,6 +31,8 @@ CONFIG = EngineConfig(
     n_threads=2,
     n_threads_batch=2,
     n_gpu_layers=0,
+    type_k="bf16",  # with these types logits are bit-identical in any batch
+    type_v="bf16",
 )
 NONE = np.empty(0, np.int32)
 GREEDY = SamplingParams()

@@ -3,7 +3,8 @@ from collections.abc import Callable
 from tgi_llamacpp.config import EngineConfig
 
 class _LogLines:
-    last_error: str
+    error: str
+    def forget_error(self) -> None: ...
 
 log_lines: _LogLines
 

@@ -39,20 +39,26 @@ _SPLIT_MODES = {
 
 
 class _LogLines:
-    """Joins llama.cpp's fragments to lines; remembers the last error for the message of a failure."""
+    """Joins llama.cpp's fragments to lines; remembers the first error since `forget_error`.
+
+    The first names the cause, those after it say what could not be done therefore.
+    """
 
     def __init__(self):
         self.level = logging.DEBUG
         self.pending = ""
-        self.last_error = ""
+        self.error = ""
+
+    def forget_error(self):
+        self.error = ""
 
     def add(self, level, text):
         if level != ll.GGML_LOG_LEVEL_CONT:
             self.level = _LOG_LEVELS.get(level, logging.DEBUG)
         *lines, self.pending = (self.pending + text).split("\n")
         for line in filter(None, lines):
-            if self.level == logging.ERROR:
-                self.last_error = line
+            if self.level == logging.ERROR and not self.error:
+                self.error = line
             _logger.log(self.level, "%s", line)
 
 
@@ -104,11 +110,11 @@ cdef class Model:
         params.progress_callback_user_data = <void*>on_progress
         path = os.fsencode(config.model_path)
         cdef const char* c_path = path
-        log_lines.last_error = ""
+        log_lines.forget_error()
         with nogil:
             self._model = ll.llama_model_load_from_file(c_path, params)
         if self._model == NULL:
-            reason = log_lines.last_error or "llama.cpp gave no reason"
+            reason = log_lines.error or "llama.cpp gave no reason"
             raise StartupError(f"Failed to load model {config.model_path}: {reason}")
         self._vocab = ll.llama_model_get_vocab(self._model)
 

@@ -87,11 +87,11 @@ cdef class Runner:
         params.offload_kqv = config.offload_kqv
         params.kv_unified = is_unified
         params.swa_full = True  # else a dummy row or a later prefix evicts what a window still needs
-        log_lines.last_error = ""
+        log_lines.forget_error()
         with nogil:
             self._ctx = ll.llama_init_from_model(self._parent._model, params)
         if self._ctx == NULL:
-            raise StartupError(f"Failed to init context: {log_lines.last_error or 'llama.cpp gave no reason'}")
+            raise StartupError(f"Failed to init context: {log_lines.error or 'llama.cpp gave no reason'}")
         self._memory = ll.llama_get_memory(self._ctx)
         if self._memory == NULL:
             raise StartupError(
@@ -182,7 +182,7 @@ cdef class Runner:
         if bad_row >= 0:
             raise RunnerError(self._describe_row(plan, bad_row))
         if status < 0:
-            raise RunnerError(f"llama_decode returned {status}: {log_lines.last_error or 'no reason given'}")
+            raise RunnerError(f"llama_decode returned {status}: {log_lines.error or 'no reason given'}")
         return StepResult(
             StepStatus(status), self._slots[:num_sampled], self._token_ids[:num_sampled],
             self._logprobs[:num_sampled], self._top_ids[:num_sampled], self._top_logprobs[:num_sampled],
