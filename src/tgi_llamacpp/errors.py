@@ -16,7 +16,7 @@ Raised anywhere, rendered in one place (router/app.py). The table:
 | StartupError       | (one sentence, exit code 1)    | -      | cli, model loading |
 | UsageError         | (one sentence, exit code 2)    | -      | cli |
 
-RunnerError is the engine's own: the native core met a bug of ours or died; it never crosses a socket.
+RunnerError is the engine's own: the native core met a bug of ours, or died. It crosses no socket.
 """
 
 from __future__ import annotations

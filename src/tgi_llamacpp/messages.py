@@ -1,8 +1,8 @@
 """Every struct that crosses the socket between router and engine, and the frame around it.
 
 A frame is a 4-byte little-endian length and that many bytes of msgpack. Token ids travel as raw
-little-endian int32 columns, sequence ids as int64, log-probabilities as float32: one StepOut a step,
-whatever the number of sequences. Both processes import this module; it imports neither.
+little-endian int32 columns, sequence ids as int64, log-probabilities as float32: one StepOut a
+step, whatever the number of sequences. Both processes import this module; it imports neither.
 
 Order on the wire: the router sends Start; the engine answers Progress*, then Ready or Failed;
 then Submit and Abort go in, StepOut, SequenceFailed and Stats come out. End of file is the death
@@ -24,7 +24,7 @@ _LENGTH = struct.Struct("<I")
 
 
 class Finish(enum.IntEnum):
-    """Why a sequence ended, as one byte of StepOut.finishes. Stop strings are the router's affair."""
+    """Why a sequence ended, as one byte of StepOut.finishes. Stop strings are the router's."""
 
     NONE = 0
     EOG = 1
@@ -42,7 +42,7 @@ class SamplingParams(msgspec.Struct, frozen=True, array_like=True, gc=False):
     top_k: int = 0
     top_p: float = 1.0
     typical_p: float = 1.0
-    repetition_penalty: float = 1.0  # divides positive and multiplies negative logits; prompt + output
+    repetition_penalty: float = 1.0  # divides positive logits, multiplies negative; prompt + output
     frequency_penalty: float = 0.0  # times the count of the token
     presence_penalty: float = 0.0  # once, if the token occurred
     penalize_prompt: bool = False  # frequency and presence count the prompt too (TGI's routes)
@@ -118,7 +118,8 @@ class SequenceFailed(msgspec.Struct, frozen=True, array_like=True, tag="seq_fail
 class StepOut(msgspec.Struct, frozen=True, array_like=True, tag="step", gc=False):
     """What one step produced: row i is one new token of sequence seq_ids[i].
 
-    top_ids and top_logprobs concatenate, row after row, top_counts[i] alternatives each, best first.
+    top_ids and top_logprobs hold top_counts[i] alternatives for each row, one row after the other,
+    best first.
     """
 
     epoch: int
@@ -133,7 +134,7 @@ class StepOut(msgspec.Struct, frozen=True, array_like=True, tag="step", gc=False
 
 
 class Stats(msgspec.Struct, frozen=True, array_like=True, tag="stats", gc=False):
-    """Counters since the start and gauges of now; sent at most a few times a second, and when idle."""
+    """Counters since the start and gauges of now; sent a few times a second, and when idle."""
 
     epoch: int
     num_steps: int
@@ -193,7 +194,8 @@ class FrameDecoder:
         while len(self._buffer) - start >= _LENGTH.size:
             (length,) = _LENGTH.unpack_from(self._buffer, start)
             if length > MAX_FRAME_BYTES:
-                raise FrameError(f"a frame of {length} bytes is over the limit of {MAX_FRAME_BYTES}")
+                limit = MAX_FRAME_BYTES
+                raise FrameError(f"a frame of {length} bytes is over the limit of {limit}")
             end = start + _LENGTH.size + length
             if len(self._buffer) < end:
                 break
