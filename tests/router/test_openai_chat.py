@@ -90,7 +90,7 @@ def test_a_stream_begins_with_the_role_and_ends_with_why(http: httpx.Client) -> 
         {"content": " love"},
         {"content": " to"},
         {"content": " code"},
-        {},
+        {"content": ""},
     ]
     assert [c["choices"][0]["finish_reason"] for c in chunks] == [None] * 4 + ["stop"]
     assert all(chunk["usage"] is None for chunk in chunks)
@@ -202,7 +202,7 @@ def test_no_chunk_is_sent_for_a_token_that_shows_nothing(make_server: MakeServer
     server = make_server(_emoji)
     response = httpx.post(server.url + CHAT, json={"messages": HI, "stream": True})
     deltas = [c["choices"][0]["delta"] for c in sse_events(response)]
-    assert deltas == [{"role": "assistant", "content": ""}, {"content": "😀"}, {}]
+    assert deltas == [{"role": "assistant", "content": ""}, {"content": "😀"}, {"content": ""}]
 
 
 def test_the_clients_name_for_the_model_comes_back(http: httpx.Client) -> None:

@@ -6,8 +6,6 @@ Knows no request, no budget and no text. One Cython call a step: fill the batch,
 all without the GIL. engine/runner.py is the contract.
 """
 
-import os
-
 import numpy as np
 
 from cpython.mem cimport PyMem_Free, PyMem_Malloc
@@ -343,16 +341,7 @@ cdef void* _cpu_function(const char* name) noexcept:
 cdef ll.ggml_threadpool_t _new_threadpool(int n_threads) except NULL:
     cdef ll.ggml_threadpool_params params
     cdef ll.ggml_threadpool_t pool
-    cdef int cpu
     ll.ggml_threadpool_params_init(&params, n_threads)
-    cpus = sorted(cpu for cpu in os.sched_getaffinity(0) if cpu < 512)
-    if len(cpus) == n_threads:
-        # A step has hundreds of barriers, at which every thread spins: two of them on one CPU, which
-        # the kernel does beside other load, are many times slower. With fewer threads than CPUs it
-        # has room, and a place of our choice could be another server's.
-        for cpu in cpus:
-            params.cpumask[cpu] = True
-        params.strict_cpu = True
     pool = (<_threadpool_new>_cpu_function("ggml_threadpool_new"))(&params)
     if pool == NULL:
         raise StartupError(f"no threadpool of {n_threads} threads could be made")

@@ -31,10 +31,7 @@ cdef extern from "ggml.h" nogil:
     ctypedef ggml_threadpool* ggml_threadpool_t
 
     cdef struct ggml_threadpool_params:
-        cbool cpumask[512]  # GGML_MAX_N_THREADS
         int n_threads
-        uint32_t poll
-        cbool strict_cpu
 
     void ggml_threadpool_params_init(ggml_threadpool_params* params, int n_threads)
 

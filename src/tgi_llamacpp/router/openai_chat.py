@@ -192,7 +192,7 @@ class _ChatFold:
             delta = f'{{"content":{quote(event.visible)}}}'
             chunk = self._chunk(render_openai.chat_delta(event.choice, delta, logprobs))
         if event.finish is not None:
-            end = render_openai.chat_delta(event.choice, "{}", finish=event.finish)
+            end = render_openai.chat_delta(event.choice, '{"content":""}', finish=event.finish)
             chunk += self._chunk(end)
         return chunk
 
