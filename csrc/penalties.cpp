@@ -14,17 +14,20 @@ bool Penalties::counts_prompt() const noexcept {
     return params_.repetition_penalty != 1.0f || (params_.penalize_prompt && counts_output());
 }
 
-void Penalties::reset(const SamplerParams &params, const int32_t *prompt_ids, int64_t num_prompt,
-                      const int32_t *output_ids, int64_t num_output) {
+void Penalties::add(const int32_t *ids, int64_t num_ids, int32_t num_vocab, int32_t weight) {
+    for (int64_t i = 0; i < num_ids; ++i)
+        if (ids[i] < num_vocab)
+            counts_.push_back({ids[i], weight});
+}
+
+void Penalties::reset(const SamplerParams &params, int32_t num_vocab, const int32_t *prompt_ids,
+                      int64_t num_prompt, const int32_t *output_ids, int64_t num_output) {
     params_ = params;
     counts_.clear();
-    const int32_t prompt_weight = params.penalize_prompt ? 1 : 0;
     if (counts_prompt())
-        for (int64_t i = 0; i < num_prompt; ++i)
-            counts_.push_back({prompt_ids[i], prompt_weight});
+        add(prompt_ids, num_prompt, num_vocab, params.penalize_prompt ? 1 : 0);
     if (counts_output())
-        for (int64_t i = 0; i < num_output; ++i)
-            counts_.push_back({output_ids[i], 1});
+        add(output_ids, num_output, num_vocab, 1);
     std::sort(counts_.begin(), counts_.end(),
               [](const Count &a, const Count &b) { return a.id < b.id; });
     size_t num_ids = 0;

@@ -22,9 +22,10 @@ struct PenalizedTokens {
 
 class Penalties {
   public:
-    // Forget what was counted, count these; ids are in [0, num_vocab).
-    void reset(const SamplerParams &params, const int32_t *prompt_ids, int64_t num_prompt,
-               const int32_t *output_ids, int64_t num_output);
+    // Forget what was counted, count these. Ids from num_vocab on are never sampled, so they are
+    // passed over; none is negative.
+    void reset(const SamplerParams &params, int32_t num_vocab, const int32_t *prompt_ids,
+               int64_t num_prompt, const int32_t *output_ids, int64_t num_output);
 
     // Count one more output token. Does not throw after make_room().
     void count(int32_t id) noexcept;
@@ -40,6 +41,7 @@ class Penalties {
         int32_t num;  // for frequency and presence; 0 where only repetition looks at the token
     };
 
+    void add(const int32_t *ids, int64_t num_ids, int32_t num_vocab, int32_t weight);
     bool counts_output() const noexcept;
     bool counts_prompt() const noexcept;
     float penalized(float logit, int32_t num) const noexcept;

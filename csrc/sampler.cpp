@@ -36,11 +36,11 @@ bool are_good(const SamplerParams &params) noexcept {
            params.num_top >= 0;
 }
 
-bool are_ids(const int32_t *ids, int64_t num_ids, int32_t num_vocab) noexcept {
+bool are_ids(const int32_t *ids, int64_t num_ids) noexcept {
     if (num_ids < 0 || (num_ids > 0 && ids == nullptr))
         return false;
     for (int64_t i = 0; i < num_ids; ++i)
-        if (ids[i] < 0 || ids[i] >= num_vocab)
+        if (ids[i] < 0)
             return false;
     return true;
 }
@@ -62,7 +62,7 @@ const char *sample_status_message(SampleStatus status) noexcept {
         case SampleStatus::out_of_memory:
             return "out of memory in the sampler";
         case SampleStatus::bad_argument:
-            return "a token id is outside of the vocabulary, or a sampling parameter out of range";
+            return "a token id is negative, or a sampling parameter out of range";
     }
     return "unknown sampler status";
 }
@@ -166,11 +166,11 @@ SampleStatus Sampler::reset(const SamplerParams &params, const int32_t *prompt_i
     if (state_ == nullptr)
         return SampleStatus::out_of_memory;
     const int32_t num_vocab = state_->num_vocab;
-    if (num_vocab <= 0 || !are_good(params) || !are_ids(prompt_ids, num_prompt, num_vocab) ||
-        !are_ids(output_ids, num_output, num_vocab))
+    if (num_vocab <= 0 || !are_good(params) || !are_ids(prompt_ids, num_prompt) ||
+        !are_ids(output_ids, num_output))
         return SampleStatus::bad_argument;
     try {
-        state_->penalties.reset(params, prompt_ids, num_prompt, output_ids, num_output);
+        state_->penalties.reset(params, num_vocab, prompt_ids, num_prompt, output_ids, num_output);
         state_->params = params;
         state_->params.num_top = std::min(params.num_top, num_vocab);
         return SampleStatus::ok;

@@ -40,7 +40,7 @@ enum class SampleStatus : int32_t {
     ok = 0,
     no_finite_logit = 1,  // every logit is NaN or -inf: there is nothing to choose
     out_of_memory = 2,
-    bad_argument = 3,  // an id outside [0, num_vocab), or a parameter out of its range
+    bad_argument = 3,  // a negative id, or a parameter out of its range
 };
 
 const char *sample_status_message(SampleStatus status) noexcept;
@@ -54,7 +54,8 @@ double draw_uniform(uint64_t seed, int64_t position) noexcept;
 // penalised token; lists of candidates can add 200 KB.
 class Sampler {
   public:
-    // num_vocab: logits in a row, ids that may be sampled are [0, num_vocab).
+    // num_vocab: logits in a row that may be sampled, those of the ids [0, num_vocab). What the
+    // model has beyond is padding: such ids may stand in a prompt, and are not counted.
     explicit Sampler(int32_t num_vocab) noexcept;
     ~Sampler() noexcept;
     Sampler(const Sampler &) = delete;

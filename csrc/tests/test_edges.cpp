@@ -338,10 +338,9 @@ TEST(reset_forgets_the_last_sequence) {
 
 TEST(bad_arguments_are_a_status) {
     tgi::Sampler sampler(10);
-    const int32_t good[] = {0, 9}, high[] = {0, 10}, low[] = {-1};
+    const int32_t good[] = {0, 9}, low[] = {-1};
     const auto bad = tgi::SampleStatus::bad_argument;
     CHECK(sampler.reset({}, good, 2, good, 2) == tgi::SampleStatus::ok);
-    CHECK(sampler.reset({}, high, 2, nullptr, 0) == bad);
     CHECK(sampler.reset({}, nullptr, 0, low, 1) == bad);
     CHECK(sampler.reset({}, nullptr, 1, nullptr, 0) == bad);
     for (const float value : {-0.1f, nan_value, infinity, 1.1f}) {
@@ -370,6 +369,21 @@ TEST(bad_arguments_are_a_status) {
     CHECK(sampler.sample(row.data(), 0, &token, nullptr, nullptr) == bad);
     CHECK(sampler.sample(nullptr, 0, &token, nullptr, nullptr) == bad);
     CHECK(tgi::Sampler(0).reset({}, nullptr, 0, nullptr, 0) == bad);
+}
+
+TEST(padding_in_a_prompt_is_passed_over) {
+    tgi::SamplerParams params;
+    params.repetition_penalty = 2.0f;
+    params.presence_penalty = 1.0f;
+    params.penalize_prompt = true;
+    const int32_t with_padding[] = {3, 10, 1 << 30, 3}, without[] = {3, 3};
+    std::vector<float> row(10, 1.0f);
+    row[3] = 1.5f;
+    tgi::Sampler padded(10), plain(10);
+    CHECK(padded.reset(params, with_padding, 4, with_padding, 3) == tgi::SampleStatus::ok);
+    CHECK(plain.reset(params, without, 2, without, 1) == tgi::SampleStatus::ok);
+    CHECK(sample(padded, row, 4).token.id == sample(plain, row, 4).token.id);
+    CHECK(sample(padded, row, 5).token.id == 1);
 }
 
 TEST(every_status_has_a_sentence) {

@@ -16,7 +16,8 @@ from tests.engine.simulation import (
     text_alone,
 )
 from tgi_llamacpp.engine.fake_runner import FakeRunner
-from tgi_llamacpp.engine.runner import NO_TOKEN, Plan, StepResult
+from tgi_llamacpp.engine.runner import NO_TOKEN, Int32s, Plan, StepResult
+from tgi_llamacpp.errors import RunnerError
 from tgi_llamacpp.messages import Finish, SamplingParams
 
 
@@ -118,3 +119,23 @@ def test_a_sequence_without_finite_logits_fails_and_the_others_go_on() -> None:
     assert len(simulation.texts[2]) == 2
     assert simulation.texts[3] == text_alone(submits[2])
     assert simulation.finishes == {1: Finish.LENGTH, 3: Finish.LENGTH}
+
+
+class Picky(FakeRunner):
+    """Refuses to open a sequence with an odd seed."""
+
+    def open(
+        self, slot: int, params: SamplingParams, prompt_ids: Int32s, generated_ids: Int32s
+    ) -> None:
+        if params.seed % 2:
+            raise RunnerError("a sampling parameter is out of range")
+        super().open(slot, params, prompt_ids, generated_ids)
+
+
+def test_a_sequence_that_cannot_be_opened_fails_and_the_others_go_on() -> None:
+    simulation = Simulation(Picky(SPLIT))
+    submits = [submit_of(i, 3, 6, params=SamplingParams(seed=i)) for i in (1, 2, 3, 4)]
+    simulation.submit(*submits)
+    simulation.run()
+    assert set(simulation.failures) == {1, 3}
+    assert simulation.finishes == {2: Finish.LENGTH, 4: Finish.LENGTH}

@@ -18,7 +18,7 @@ from tgi_llamacpp.engine import transport
 from tgi_llamacpp.engine.fake_runner import FakeModel, FakeRunner, fake_limits
 from tgi_llamacpp.engine.model import Model, OnProgress
 from tgi_llamacpp.engine.process import serve
-from tgi_llamacpp.engine.runner import Plan, Runner, StepResult
+from tgi_llamacpp.engine.runner import Plan, Runner, StepResult, StepStatus
 from tgi_llamacpp.errors import RunnerError, StartupError
 from tgi_llamacpp.messages import (
     PROTOCOL_VERSION,
@@ -44,6 +44,7 @@ class GatedRunner(FakeRunner):
         self.gate.set()
         self.entered = threading.Event()
         self.breaks = False
+        self.is_full = False
         self.num_steps = 0
         self.is_closed = False
 
@@ -52,6 +53,8 @@ class GatedRunner(FakeRunner):
         assert self.gate.wait(TIMEOUT_S)
         if self.breaks:
             raise RunnerError("llama_decode returned -3:\nthe device is lost")
+        if self.is_full:
+            return self._result(StepStatus.NO_KV_SPACE, [])
         self.num_steps += 1
         return super().step(plan)
 
@@ -177,6 +180,14 @@ def test_a_router_that_leaves_before_it_starts_anything_ends_the_engine(engine: 
 
 
 # Steps
+
+
+def test_a_failure_of_the_only_sequence_is_told_at_once(engine: Engine) -> None:
+    engine.start()
+    engine.runner.is_full = True
+    engine.router.send(submit_of(1, 3, 9))
+    _, _, failures = engine.router.collect(1)
+    assert "no room for this sequence" in failures[1]
 
 
 def test_sequences_get_their_text_and_end_once(engine: Engine) -> None:

@@ -39,6 +39,7 @@ class EngineLoop:
             while True:
                 self._receive()
                 self._turn()
+                self._send_failures()  # now: the next receive may wait for long
                 self._report()
         finally:
             self._summary.tell(self._scheduler.num_running, self._scheduler.num_waiting)
@@ -51,6 +52,9 @@ class EngineLoop:
         timeout_s = 0.0 if self._can_step() else self._summary.due_in_s()
         for message in self._channel.receive(timeout_s):
             self._dispatch(message)
+        self._send_failures()
+
+    def _send_failures(self) -> None:
         for seq_id, reason in self._scheduler.take_failures():
             self._channel.send(SequenceFailed(self._epoch, seq_id, reason))
 

@@ -20,6 +20,7 @@ from tgi_llamacpp.engine.runner import NO_TOKEN, Runner, StepResult, StepStatus
 from tgi_llamacpp.engine.sequence import Sequence
 from tgi_llamacpp.engine.slots import SlotTable
 from tgi_llamacpp.engine.stats import Counters
+from tgi_llamacpp.errors import RunnerError
 from tgi_llamacpp.messages import Finish, StepOut, Submit
 
 log = logging.getLogger(__name__)
@@ -129,7 +130,10 @@ class Scheduler:
         if not sequence.num_preempted:
             sequence.admitted_s = time.monotonic()
             self._admitted.append(sequence.seq_id)
-        self._runner.open(slot, sequence.params, sequence.prompt_ids, sequence.output_ids())
+        try:
+            self._runner.open(slot, sequence.params, sequence.prompt_ids, sequence.output_ids())
+        except RunnerError as refusal:  # of this sequence: nothing was decoded
+            self._fail(sequence, str(refusal))
 
     def _leave(self, sequence: Sequence) -> None:
         """Take a running sequence out of its slot, for good or to be preempted."""
