@@ -6,7 +6,7 @@ SANITIZE ?= 0
 BIN := $(VENV)/bin
 CORE_BUILD := build/core-$(SANITIZE)
 
-.PHONY: build tools check test test-native serve bench wheel clean
+.PHONY: build tools check test test-long test-native serve bench wheel clean
 
 build: build/.installed  ## an editable install in .venv; afterwards only what changed
 	@$(BIN)/cmake --build build/editable
@@ -33,6 +33,9 @@ check: build/.tools  ## needs no compiler
 
 test: build test-native
 	$(BIN)/python -m pytest
+
+test-long: build  ## what is marked long, such as clients in environments of their own
+	$(BIN)/python -m pytest -m long
 
 test-native: build/.tools  ## the C++ core alone; SANITIZE=1 runs it under the sanitizers
 	@$(BIN)/cmake -S csrc -B $(CORE_BUILD) -G Ninja -DSANITIZE=$(SANITIZE) \
