@@ -3,7 +3,11 @@
 # folder the link llamacpp-source.
 
 set(llamacpp_build 11549)
-set(LLAMACPP_SOURCE_DIR "$ENV{LLAMACPP_SOURCE_DIR}" CACHE PATH "A checkout of llama.cpp to build")
+set(LLAMACPP_SOURCE_DIR "" CACHE PATH "A checkout of llama.cpp to build; else the variable of this name")
+set(llamacpp_asked "${LLAMACPP_SOURCE_DIR}")
+if(NOT llamacpp_asked) # read each time: what a cache kept would outlive the variable
+  set(llamacpp_asked "$ENV{LLAMACPP_SOURCE_DIR}")
+endif()
 set(llamacpp_remedy "set LLAMACPP_SOURCE_DIR to a checkout of llama.cpp b${llamacpp_build}, or put \
 it at third_party/llama.cpp")
 
@@ -86,8 +90,8 @@ function(llamacpp_unpack result)
   set(${result} "${folder}" PARENT_SCOPE)
 endfunction()
 
-if(LLAMACPP_SOURCE_DIR)
-  get_filename_component(llamacpp_source "${LLAMACPP_SOURCE_DIR}" ABSOLUTE
+if(llamacpp_asked)
+  get_filename_component(llamacpp_source "${llamacpp_asked}" ABSOLUTE
                          BASE_DIR "${PROJECT_SOURCE_DIR}")
 elseif(EXISTS "${PROJECT_SOURCE_DIR}/third_party/llama.cpp")
   set(llamacpp_source "${PROJECT_SOURCE_DIR}/third_party/llama.cpp")

@@ -13,13 +13,13 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
+from tgi_llamacpp.config import MAX_TOP_TOKENS
 from tgi_llamacpp.messages import SamplingParams
 
 Int32s = npt.NDArray[np.int32]
 Float32s = npt.NDArray[np.float32]
 
 NO_TOKEN = -1  # in StepResult.token_ids: the row had no finite logit, so its sequence must fail
-MAX_TOP_TOKENS = 64  # alternatives that one row can report
 
 
 class StepStatus(enum.IntEnum):

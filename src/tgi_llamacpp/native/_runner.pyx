@@ -8,10 +8,11 @@ all without the GIL. engine/runner.py is the contract.
 
 import numpy as np
 
-from cpython.mem cimport PyMem_Free, PyMem_Malloc
+from cpython.mem cimport PyMem_Calloc, PyMem_Free, PyMem_Malloc
 from libc.stdint cimport int8_t, int32_t, int64_t
 
-from tgi_llamacpp.engine.runner import MAX_TOP_TOKENS, NO_TOKEN, RunnerLimits, StepResult, StepStatus
+from tgi_llamacpp.config import MAX_TOP_TOKENS
+from tgi_llamacpp.engine.runner import NO_TOKEN, RunnerLimits, StepResult, StepStatus
 from tgi_llamacpp.errors import RunnerError, StartupError
 from tgi_llamacpp.native cimport llama as ll
 from tgi_llamacpp.native cimport sampler as smp
@@ -120,7 +121,7 @@ cdef class Runner:
     def _allocate_slots(self):
         cdef int32_t slot
         self._batch = ll.llama_batch_init(self._max_step_tokens, 0, 1)
-        self._samplers = <smp.Sampler**>PyMem_Malloc(self._num_slots * sizeof(smp.Sampler*))
+        self._samplers = <smp.Sampler**>PyMem_Calloc(self._num_slots, sizeof(smp.Sampler*))
         self._num_cells = <int32_t*>PyMem_Malloc(self._num_slots * sizeof(int32_t))
         self._is_open = <int8_t*>PyMem_Malloc(self._num_slots)
         if self._samplers == NULL or self._num_cells == NULL or self._is_open == NULL:

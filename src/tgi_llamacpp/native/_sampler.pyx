@@ -6,7 +6,7 @@ import numpy as np
 
 from libc.stdint cimport int32_t, int64_t, uint64_t
 
-from tgi_llamacpp.engine.runner import MAX_TOP_TOKENS
+from tgi_llamacpp.config import MAX_TOP_TOKENS
 from tgi_llamacpp.errors import RunnerError
 from tgi_llamacpp.native cimport sampler as smp
 

@@ -159,7 +159,7 @@ class _DecoderStream:
         self._ids.append(token_id)
         text = self._new_text()
         num_held = len(self._ids) - self._num_given
-        if not text or (text.endswith(_REPLACEMENT) and num_held < _MAX_HELD_TOKENS):
+        if num_held < _MAX_HELD_TOKENS and (not text or text.endswith(_REPLACEMENT)):
             return ""
         del self._ids[: self._num_given]
         self._num_given = len(self._ids)

@@ -10,7 +10,7 @@ from tgi_llamacpp.errors import ToolError, ValidationError
 from tgi_llamacpp.router import render_openai, render_tgi
 from tgi_llamacpp.router.exchange import Exchange
 from tgi_llamacpp.router.generation import Generation, TokenEvent
-from tgi_llamacpp.router.json_format import dumps, quote
+from tgi_llamacpp.router.json_format import quote
 from tgi_llamacpp.router.openai import (
     check_supported,
     collect,
@@ -214,8 +214,6 @@ async def chat_tokenize(exchange: Exchange) -> None:
     prompt = await render_prompt(request, exchange.services)
     pool = exchange.services.text.pool
     spans = await pool.encode_with_offsets(prompt, add_special_tokens=False)
-    tokens = [
-        {"id": span.id, "text": span.text, "start": span.start, "stop": span.stop} for span in spans
-    ]
-    answer = {"tokenize_response": tokens, "templated_text": prompt}
-    await exchange.respond(dumps(answer).encode())
+    tokens = await pool.run(render_tgi.token_spans, spans)
+    answer = f'{{"tokenize_response":{tokens},"templated_text":{quote(prompt)}}}'
+    await exchange.respond(answer.encode())

@@ -13,6 +13,7 @@ from tgi_llamacpp.router.generation import FinishReason, RunningSequence, TokenE
 from tgi_llamacpp.router.json_format import dumps, float32, plain_float, quote
 from tgi_llamacpp.router.mailbox import Alternatives
 from tgi_llamacpp.router.metrics import RequestTimes
+from tgi_llamacpp.router.tokenizer import TokenSpan
 
 Header = tuple[bytes, bytes]
 
@@ -23,6 +24,15 @@ def token(token_id: int, text: str, logprob: float, is_special: bool) -> str:
     return (
         f'{{"id":{token_id},"text":{quote(text)},"logprob":{float32(logprob)},"special":{special}}}'
     )
+
+
+def token_spans(spans: Sequence[TokenSpan]) -> str:
+    """The tokens of a text with their places in it, as /tokenize shows them."""
+    parts = (
+        f'{{"id":{span.id},"text":{quote(span.text)},"start":{span.start},"stop":{span.stop}}}'
+        for span in spans
+    )
+    return f"[{','.join(parts)}]"
 
 
 def event_token(event: TokenEvent) -> str:

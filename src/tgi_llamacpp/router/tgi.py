@@ -203,10 +203,9 @@ async def tokenize(exchange: Exchange) -> None:
     request = await exchange.read(GENERATE)
     pool = exchange.services.text.pool
     spans = await pool.encode_with_offsets(request.inputs, add_special_tokens=True)
-    tokens = [
-        {"id": span.id, "text": span.text, "start": span.start, "stop": span.stop} for span in spans
-    ]
-    await exchange.respond(dumps(tokens).encode())
+    # A long text has megabytes of answer, so it is written beside the event loop.
+    answer = await pool.run(render_tgi.token_spans, spans)
+    await exchange.respond(answer.encode())
 
 
 async def info(exchange: Exchange) -> None:
