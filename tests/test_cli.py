@@ -69,13 +69,18 @@ class TestFlags:
         assert parse(PORT="81").port == 81
         assert parse("--port", "82", PORT="81").port == 82
 
+    @pytest.mark.parametrize("text", ["predict", "/a{b}", "/a?b", "/a\n"])
+    def test_a_path_of_vertex_ai_is_a_path(self, text: str) -> None:
+        with pytest.raises(UsageError, match="AIP_PREDICT_ROUTE: a path begins with /"):
+            parse(AIP_PREDICT_ROUTE=text)
+
     def test_the_hostname_is_not_taken_from_the_environment(self) -> None:
         assert parse(HOSTNAME="a1b2c3d4").hostname == "0.0.0.0"
 
     @pytest.mark.parametrize("flag", [f for f in flags.FLAGS if f.variable], ids=lambda f: f.name)
     def test_every_variable_sets_its_field(self, flag: flags.Flag) -> None:
         assert flag.variable is not None
-        samples = ["7", "0.5", "true", "q4-0", "isolate", "off", "row"]
+        samples = ["7", "0.5", "true", "q4-0", "isolate", "off", "row", "/path"]
         text = next(text for text in samples if _accepts(flag.variable, text))
         config = flags.parse([], {"MODEL_ID": "m", flag.variable: text})
         assert getattr(config, flag.name) != getattr(parse(), flag.name)
@@ -212,6 +217,11 @@ class TestDerivedValues:
             ),
             (["--validation-workers=0"], "`validation_workers` must be > 0"),
             (["--max-batch-size=257"], "`max_batch_size` must be <= 256"),
+            (["--max-top-n-tokens=65"], "`max_top_n_tokens` must be <= 64"),
+            (
+                ["--max-batch-size=256", "--max-total-tokens=100000000"],
+                "`max_batch_total_tokens` must be <= 2147483647",
+            ),
             (["--max-input-tokens=5", "--max-input-length=5"], "set only `max_input_tokens`"),
             (["--type-k=q6-k"], "--type-k q6-k: a KV cache can be f32, f16, bf16, q8-0"),
             (["--type-v=q8-0", "--disable-flash-attention"], "--type-v q8-0 needs flash attention"),

@@ -11,8 +11,11 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
-Count = Annotated[int, msgspec.Meta(ge=1)]
-CountOrZero = Annotated[int, msgspec.Meta(ge=0)]
+MAX_INT32 = 2**31 - 1  # llama.cpp counts in 32 bits
+MAX_TOP_TOKENS = 64  # alternatives that the engine can report beside one token
+
+Count = Annotated[int, msgspec.Meta(ge=1, le=MAX_INT32)]
+CountOrZero = Annotated[int, msgspec.Meta(ge=0, le=MAX_INT32)]
 Port = Annotated[int, msgspec.Meta(ge=0, le=65535)]
 
 
@@ -68,6 +71,8 @@ class RouterConfig(msgspec.Struct, frozen=True, kw_only=True):
     api_key: str | None = None
     json_output: bool = False
     compute_type: str = "cpu"
+    aip_predict_route: str | None = None
+    aip_health_route: str | None = None
 
 
 def _default(owner: type[msgspec.Struct], name: str) -> Any:
@@ -87,7 +92,7 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True):
 
     n_threads: CountOrZero | None = None
     n_threads_batch: CountOrZero | None = None
-    n_gpu_layers: Annotated[int, msgspec.Meta(ge=-1)] = -1
+    n_gpu_layers: Annotated[int, msgspec.Meta(ge=-1, le=MAX_INT32)] = -1
     split_mode: str = _default(EngineConfig, "split_mode")
     numa: Literal["disabled", "distribute", "isolate", "numactl", "mirror"] = "disabled"
     disable_mmap: bool = False
@@ -120,6 +125,9 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True):
     compute_type: str | None = None
     tokenizer_config_path: str | None = None
     disable_grammar_support: bool = False
+    aip_http_port: Port | None = None
+    aip_predict_route: str | None = None
+    aip_health_route: str | None = None
 
     # Spellings of TGI's documentation and of its earlier versions.
     use_mmap: bool | None = None
@@ -134,3 +142,8 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True):
     otlp_service_name: str | None = None
     usage_stats: Literal["on", "off", "no-stack"] | None = None
     max_image_fetch_size: CountOrZero | None = None
+
+    @property
+    def listen_port(self) -> int:
+        """Vertex AI's port, where it sets one, as TGI has it; else `port`."""
+        return self.port if self.aip_http_port is None else self.aip_http_port

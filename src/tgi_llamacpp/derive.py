@@ -9,7 +9,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from tgi_llamacpp.config import EngineConfig, LimitsConfig, RouterConfig, ServerConfig
+from tgi_llamacpp.config import (
+    MAX_INT32,
+    MAX_TOP_TOKENS,
+    EngineConfig,
+    LimitsConfig,
+    RouterConfig,
+    ServerConfig,
+)
 from tgi_llamacpp.errors import StartupError, UsageError
 from tgi_llamacpp.messages import Ready
 
@@ -131,12 +138,14 @@ def router_config(config: ServerConfig, derived: Derived, name: str, ready: Read
         limits=limits,
         revision=config.revision,
         hostname=config.hostname,
-        port=config.port,
+        port=config.listen_port,
         validation_workers=config.validation_workers,
         cors_allow_origin=[] if "*" in config.cors_allow_origin else config.cors_allow_origin,
         api_key=config.api_key,
         json_output=config.json_output,
         compute_type=config.compute_type or ("cpu" if ready.device == "CPU" else "gpu"),
+        aip_predict_route=config.aip_predict_route,
+        aip_health_route=config.aip_health_route,
     )
 
 
@@ -188,6 +197,15 @@ def _check(config: ServerConfig, derived: Derived) -> None:
         raise StartupError(
             f"`max_batch_size` must be <= {MAX_BATCH_SIZE}, llama.cpp's limit."
             f" Given: {derived.max_batch_size}"
+        )
+    if derived.max_batch_total_tokens > MAX_INT32:
+        raise StartupError(
+            f"`max_batch_total_tokens` must be <= {MAX_INT32}, llama.cpp's limit."
+            f" Given: {derived.max_batch_total_tokens}"
+        )
+    if config.max_top_n_tokens > MAX_TOP_TOKENS:
+        raise StartupError(
+            f"`max_top_n_tokens` must be <= {MAX_TOP_TOKENS}. Given: {config.max_top_n_tokens}"
         )
     _check_cache_types(config, derived.flash_attention)
 

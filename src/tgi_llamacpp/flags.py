@@ -78,6 +78,9 @@ FLAGS = (
     Flag("compute_type", "What x-compute-type says.", "cpu or gpu", has_option=False),
     Flag("tokenizer_config_path", "File to read in place of the model's tokenizer_config.json."),
     Flag("disable_grammar_support", "Refuse grammars and tools."),
+    Flag("aip_http_port", "Vertex AI's port, in place of --port.", has_option=False),
+    Flag("aip_predict_route", "Vertex AI's path, as /vertex.", has_option=False),
+    Flag("aip_health_route", "Vertex AI's path, as /health.", has_option=False),
     Flag("use_mmap", "Map the model's file; older form of not --disable-mmap.", "true"),
     Flag("offload_kqv", "KV cache in GPU memory; older form of not --disable-offload-kqv.", "true"),
     Flag("flash_attention", "Older form of not --disable-flash-attention.", "true"),
@@ -281,9 +284,17 @@ def _read_key(text: str) -> str:
     return text
 
 
+def _read_path(text: str) -> str:
+    if not text.startswith("/") or not text.isprintable() or set(text) & set("{}?#"):
+        raise ValueError("a path begins with / and has no {, }, ? or #")
+    return text
+
+
 _READERS: Mapping[str, Callable[[str], str]] = {
     "split_mode": _read_split_mode,
     "type_k": _read_ggml_type,
     "type_v": _read_ggml_type,
     "api_key": _read_key,
+    "aip_predict_route": _read_path,
+    "aip_health_route": _read_path,
 }

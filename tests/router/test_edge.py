@@ -85,6 +85,7 @@ POSTS = {
     "/vertex": {"instances": [{"inputs": "a"}]},
     "/v1/chat/completions": {"messages": HI},
     "/v1/completions": {"prompt": "a"},
+    "/v2/models/m/versions/1/infer": {"id": "1", "inputs": [], "outputs": []},
 }
 
 
@@ -98,7 +99,7 @@ def test_a_key_guards_every_route_that_does_work(make_server: MakeServer) -> Non
                 response = client.post(path, json=body, headers=headers)
                 assert response.status_code == 401, (path, value)
                 assert "www-authenticate" not in response.headers
-                if path.startswith("/v1"):
+                if path.startswith("/v1/"):
                     assert response.json()["error"]["code"] == "invalid_api_key"
                 else:
                     assert response.content == b""

@@ -1,7 +1,11 @@
 import httpx
+import msgspec
 import pytest
 
-from tests.conftest import MakeServer, sse_events
+from tests.conftest import TOOLS, MakeServer, RunningServer, sse_events
+from tgi_llamacpp import flags
+from tgi_llamacpp.errors import StartupError, UsageError
+from tgi_llamacpp.router.app import build_app
 
 HI = [{"role": "user", "content": "hi"}]
 
@@ -65,3 +69,42 @@ def test_a_failed_vertex_instance_leaves_nothing_running(make_server: MakeServer
     assert httpx.post(f"{server.url}/vertex", json={"instances": instances}).status_code == 422
     assert server.do(lambda: server.client.num_open) == 0
     assert server.app.state.services.permits.num_used == 0
+
+
+def test_vertex_ai_names_the_paths_it_wants(make_server: MakeServer) -> None:
+    server = make_server(
+        api_key="k", aip_predict_route="/predict", aip_health_route="/v1/endpoints/7"
+    )
+    body = {"instances": [{"inputs": "I"}]}
+    with httpx.Client(base_url=server.url) as client:
+        assert client.get("/v1/endpoints/7").status_code == 200
+        assert client.post("/predict", json=body).status_code == 401
+        keyed = client.post("/predict", json=body, headers={"authorization": "Bearer k"})
+        assert keyed.text == '{"predictions":[" love to code"]}'
+        paths = client.get("/api-doc/openapi.json").json()["paths"]
+    assert list(paths["/predict"]) == ["post"]
+    assert list(paths["/v1/endpoints/7"]) == ["get"]
+
+
+def test_vertex_ai_may_name_paths_that_are_there(make_server: MakeServer) -> None:
+    server = make_server(aip_predict_route="/health", aip_health_route="/health")
+    body = {"instances": [{"inputs": "I"}]}
+    assert httpx.post(f"{server.url}/health", json=body).status_code == 200
+    assert httpx.get(f"{server.url}/health").status_code == 200
+
+
+@pytest.mark.parametrize("path", ["/generate", "/v1/completions"])
+def test_vertex_ai_may_not_take_the_path_of_another_route(
+    shared_server: RunningServer, path: str
+) -> None:
+    config = msgspec.structs.replace(shared_server.config, aip_predict_route=path)
+    with pytest.raises(StartupError, match=f"AIP_PREDICT_ROUTE={path} is the path of another"):
+        build_app(config, shared_server.client, TOOLS)
+
+
+def test_vertex_ai_names_the_port_it_wants() -> None:
+    arguments = ["--model-id=m", "--port=82"]
+    assert flags.parse(arguments, {}).listen_port == 82
+    assert flags.parse(arguments, {"AIP_HTTP_PORT": "8080"}).listen_port == 8080
+    with pytest.raises(UsageError, match="AIP_HTTP_PORT: not a whole number"):
+        flags.parse(arguments, {"AIP_HTTP_PORT": "65536"})

@@ -1,6 +1,7 @@
 """The router's application: which path goes to which handler, under which key and error form.
 
-Owns the table of routes. Called by the command line with collaborators that are already running.
+Owns the table of routes; router/openapi_paths.py describes them. Called as the server starts, with
+collaborators that are already running.
 """
 
 from __future__ import annotations
@@ -14,15 +15,29 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from tgi_llamacpp.config import RouterConfig
-from tgi_llamacpp.router import openai, openai_chat, openai_completions, platforms, tgi
+from tgi_llamacpp.errors import StartupError
+from tgi_llamacpp.router import (
+    docs,
+    kserve,
+    openai,
+    openai_chat,
+    openai_completions,
+    openapi,
+    platforms,
+    tgi,
+)
 from tgi_llamacpp.router.edge import CorsEdge
 from tgi_llamacpp.router.engine_client import EngineClient
 from tgi_llamacpp.router.exchange import Endpoint, ErrorText, Handler
+from tgi_llamacpp.router.json_format import dumps
 from tgi_llamacpp.router.metrics import Metrics
 from tgi_llamacpp.router.render_openai import error_text
 from tgi_llamacpp.router.services import Permits, Services, TextTools
 
-_FLAT: dict[str, dict[str, Handler]] = {
+Table = dict[str, dict[str, Handler]]
+
+_MODEL = "/v2/models/{name}/versions/{version}"
+_FLAT: Table = {
     "/": {"POST": tgi.compat_generate, "GET": tgi.health},
     "/generate": {"POST": tgi.generate},
     "/generate_stream": {"POST": tgi.generate_stream},
@@ -34,8 +49,14 @@ _FLAT: dict[str, dict[str, Handler]] = {
     "/ping": {"GET": tgi.health},
     "/info": {"GET": tgi.info},
     "/metrics": {"GET": tgi.metrics},
+    "/v2": {"GET": kserve.server_metadata},
+    "/v2/health/live": {"GET": kserve.live},
+    "/v2/health/ready": {"GET": kserve.ready},
+    _MODEL: {"GET": kserve.model_metadata},
+    f"{_MODEL}/ready": {"GET": kserve.ready},
+    f"{_MODEL}/infer": {"POST": kserve.infer},
 }
-_OPENAI: dict[str, dict[str, Handler]] = {
+_OPENAI: Table = {
     "/v1/chat/completions": {"POST": openai_chat.chat_completions},
     "/v1/completions": {"POST": openai_completions.completions},
     "/v1/models": {"GET": openai.models},
@@ -51,7 +72,10 @@ def build_app(
     model_sha: str | None = None,
     pipeline_tag: str | None = None,
 ) -> Starlette:
-    """The ASGI application. The engine is ready; nothing is started or closed here."""
+    """The ASGI application. The engine is ready; nothing is started or closed here.
+
+    Raises StartupError where a path that the operator chose is another route's.
+    """
     services = Services(
         config=config,
         engine=engine,
@@ -72,13 +96,32 @@ def build_app(
 
 
 def _routes(services: Services) -> Iterator[Route]:
-    tables: list[tuple[dict[str, dict[str, Handler]], ErrorText | None]]
-    tables = [(_FLAT, None), (_OPENAI, error_text)]
+    config = services.config
+    document = dumps(openapi.document(config)).encode()
+    flat = _with_vertex_ai({**_FLAT, **docs.routes(document)}, config)
+    tables: list[tuple[Table, ErrorText | None]] = [(flat, None), (_OPENAI, error_text)]
     for table, text_of_error in tables:
         for path, methods in table.items():
-            key = services.config.api_key
+            key = config.api_key
             endpoint = Endpoint(services, methods, api_key=key, error_text=text_of_error)
             yield Route(path, endpoint)
+
+
+def _with_vertex_ai(table: Table, config: RouterConfig) -> Table:
+    """The table with the paths that Vertex AI asked for in the environment."""
+    asked = (
+        ("AIP_PREDICT_ROUTE", config.aip_predict_route, "POST", platforms.vertex),
+        ("AIP_HEALTH_ROUTE", config.aip_health_route, "GET", tgi.health),
+    )
+    table = {path: dict(methods) for path, methods in table.items()}
+    for variable, path, method, handler in asked:
+        if path is None:
+            continue
+        taken = {**table, **_OPENAI}.get(path, {}).get(method, handler)
+        if taken is not handler or path in _OPENAI:
+            raise StartupError(f"{variable}={path} is the path of another route: choose another")
+        table.setdefault(path, {})[method] = handler
+    return table
 
 
 async def _not_found(request: Request, error: Exception) -> Response:

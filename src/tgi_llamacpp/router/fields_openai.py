@@ -11,13 +11,16 @@ from collections.abc import Mapping
 from tgi_llamacpp.router.json_reader import JsonReader, ReadError
 from tgi_llamacpp.router.shapes import (
     Anything,
+    Definitions,
     Doubt,
     Integer,
     ListOf,
     Misfit,
     Nullable,
+    Schema,
     Shape,
     Text,
+    reference,
 )
 
 Message = dict[str, object]
@@ -44,6 +47,9 @@ class StopField:
             return self._several.read(reader)
         raise reader.wrong_type("a string or a sequence")
 
+    def schema(self, definitions: Definitions) -> Schema:
+        return {"anyOf": [_TEXT.schema(definitions), self._several.schema(definitions)]}
+
 
 class PromptField:
     """A string, strings, token ids, or lists of token ids: always a list of prompts."""
@@ -69,6 +75,12 @@ class PromptField:
             return self.convert(value)
         except Doubt:
             raise ReadError(self._complaint) from None
+
+    def schema(self, definitions: Definitions) -> Schema:
+        text, ids = _TEXT.schema(definitions), self._ids.schema(definitions)
+        some_ids = {**ids, "minItems": 1}
+        several = {"type": "array", "items": {"anyOf": [text, some_ids]}, "minItems": 1}
+        return {"anyOf": [text, some_ids, several]}
 
     def _some_ids(self, value: object) -> list[int]:
         ids = self._ids.convert(value)
@@ -97,6 +109,15 @@ class ToolChoiceField:
         except Doubt:
             raise ReadError(self._complaint) from None
 
+    def schema(self, definitions: Definitions) -> Schema:
+        function = _record(name=_TEXT.schema(definitions))
+        return {"anyOf": [_TEXT.schema(definitions), _record(function=function)]}
+
+
+def _record(**members: Schema) -> Schema:
+    """An object that must have these members, and may have others."""
+    return {"type": "object", "properties": members, "required": list(members)}
+
 
 class Mapped:
     """An object of anything, kept as it is."""
@@ -115,6 +136,9 @@ class Mapped:
         value = reader.read_value()
         assert isinstance(value, dict)
         return value
+
+    def schema(self, definitions: Definitions) -> Schema:
+        return {"type": "object"}
 
 
 class MessageField:
@@ -151,6 +175,19 @@ class MessageField:
             raise
         return message
 
+    def schema(self, definitions: Definitions) -> Schema:
+        definitions["Message"] = {
+            "type": "object",
+            "properties": {
+                **{key: shape.schema(definitions) for key, shape in self._fields.items()},
+                "content": {},
+                "tool_calls": {},
+            },
+            "required": ["role"],
+            "anyOf": [_record(content=_content_schema()), _record(tool_calls=_calls_schema())],
+        }
+        return reference("Message")
+
     def _check(self, message: Message) -> None:
         if "role" not in message:
             raise Misfit("missing field `role`")
@@ -175,6 +212,13 @@ def _is_chunk(chunk: dict[str, object]) -> bool:
     )
 
 
+def _content_schema() -> Schema:
+    text = _record(type={"const": "text"}, text={"type": "string"})
+    image = _record(type={"const": "image_url"}, image_url=_record(url={"type": "string"}))
+    chunks = {"type": "array", "items": {"anyOf": [text, image]}}
+    return {"anyOf": [{"type": "string"}, chunks]}
+
+
 def _is_calls(calls: object) -> bool:
     return isinstance(calls, list) and all(
         isinstance(call, dict)
@@ -183,3 +227,9 @@ def _is_calls(calls: object) -> bool:
         and ("arguments" in function or "parameters" in function)
         for call in calls
     )
+
+
+def _calls_schema() -> Schema:
+    function = _record(name={"type": "string"})
+    function["anyOf"] = [{"required": ["arguments"]}, {"required": ["parameters"]}]
+    return {"type": "array", "items": _record(function=function)}

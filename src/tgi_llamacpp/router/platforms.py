@@ -6,7 +6,7 @@ Owns only how those wrap and dispatch the requests of other routes.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Sequence
 from typing import Any
 
 from tgi_llamacpp.errors import TgiError
@@ -45,18 +45,18 @@ _INSTANCE = Object(
     {"inputs": Text(), "parameters": Nullable(PARAMETERS)},
     required=("inputs",),
 )
-_VERTEX = Object(
+VERTEX = Object(
     "VertexRequest",
     lambda instances: instances,
     {"instances": ListOf(OneOf[GenerateRequest | ChatRequest]("VertexInstance", _INSTANCE, CHAT))},
     required=("instances",),
 )
-_SAGEMAKER = OneOf[Any]("SagemakerRequest", COMPAT, CHAT, COMPLETION)
+SAGEMAKER = OneOf[Any]("SagemakerRequest", COMPAT, CHAT, COMPLETION)
 
 
 async def invocations(exchange: Exchange) -> None:
     """POST /invocations: what the body is decides which route answers."""
-    request = await exchange.read(_SAGEMAKER)
+    request = await exchange.read(SAGEMAKER)
     if isinstance(request, GenerateRequest):
         await answer_compat(exchange, request)
         return
@@ -69,12 +69,19 @@ async def invocations(exchange: Exchange) -> None:
 
 async def vertex(exchange: Exchange) -> None:
     """POST /vertex: several requests side by side, their texts in order."""
-    instances = await exchange.read(_VERTEX)
+    instances = await exchange.read(VERTEX)
     if not instances:
         raise NoInstances("Input validation error")
-    work = [_predict(exchange, instance) for instance in instances]
-    texts = await exchange.while_connected(_all(work))
+    texts = await predict_all(exchange, instances)
     await exchange.respond(dumps({"predictions": texts}).encode())
+
+
+async def predict_all(
+    exchange: Exchange, instances: Sequence[GenerateRequest | ChatRequest]
+) -> list[str]:
+    """The text of each, in order; they run side by side, and the first error ends the rest."""
+    work = [_predict(exchange, instance) for instance in instances]
+    return await exchange.while_connected(_all(work))
 
 
 async def _predict(exchange: Exchange, instance: GenerateRequest | ChatRequest) -> str:

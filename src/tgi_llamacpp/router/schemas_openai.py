@@ -121,6 +121,7 @@ class CompletionRequest(SamplingFields):
 
 
 _ANYTHING = Anything()
+_NOT_SUPPORTED = Anything("Refused by name, unless it is null, false or empty.")
 _STREAM_OPTIONS = Object(
     "StreamOptions",
     lambda include_usage=False: include_usage,
@@ -179,7 +180,7 @@ CHAT = Object(
         "add_generation_prompt": Nullable(Boolean()),
         "continue_final_message": Nullable(Boolean()),
         "chat_template_kwargs": Nullable(Mapped()),
-        **dict.fromkeys(_REFUSED_IN_CHAT, _ANYTHING),
+        **dict.fromkeys(_REFUSED_IN_CHAT, _NOT_SUPPORTED),
     },
     required=("messages",),
 )
@@ -194,7 +195,7 @@ COMPLETION = Object(
         "echo": Nullable(Boolean()),
         "best_of": Nullable(USIZE),
         "suffix": Nullable(_TEXT),
-        **dict.fromkeys(_REFUSED, _ANYTHING),
+        **dict.fromkeys(_REFUSED, _NOT_SUPPORTED),
     },
     required=("prompt",),
 )

@@ -15,11 +15,13 @@ from tgi_llamacpp.router.shapes import (
     USIZE,
     Anything,
     Boolean,
+    Definitions,
     Doubt,
     Float32,
     ListOf,
     Nullable,
     Object,
+    Schema,
     Text,
 )
 
@@ -91,6 +93,9 @@ class Variant:
             message = f"unknown variant `{name}`, expected one of {self._expected}"
             raise ReadError(message, reader.index)
         return name
+
+    def schema(self, definitions: Definitions) -> Schema:
+        return {"type": "string", "enum": list(self._names)}
 
 
 GRAMMAR = Object(

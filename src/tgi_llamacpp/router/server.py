@@ -84,10 +84,10 @@ def _warn_of_ignored(config: ServerConfig) -> None:
 
 def _bind(config: ServerConfig) -> socket.socket:
     try:
-        return http_server.bind(config.hostname, config.port)
+        return http_server.bind(config.hostname, config.listen_port)
     except OSError as error:
         raise StartupError(
-            f"cannot listen on {config.hostname}:{config.port}: {_reason(error)};"
+            f"cannot listen on {config.hostname}:{config.listen_port}: {_reason(error)};"
             " choose another --port or --hostname"
         ) from error
 
@@ -209,7 +209,7 @@ def _listen(launch: Launch) -> None:
     try:
         launch.sock.listen(http_server.BACKLOG)
     except OSError as error:  # another server bound the port as well, and was quicker
-        port = launch.config.port
+        port = launch.config.listen_port
         raise StartupError(f"cannot listen on port {port}: {_reason(error)}") from error
 
 

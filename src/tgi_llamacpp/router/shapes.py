@@ -1,8 +1,9 @@
-"""What a JSON value must look like, said once and checked in two ways.
+"""What a JSON value must look like, said once, checked in two ways, and described.
 
 `convert` takes a value that json.loads made and is quick; on any doubt it raises Doubt. `read`
-pulls the value from a JsonReader and raises TGI's own complaint with its position. The schemas
-(router/schemas_*.py) put shapes together; router/body.py decides which way is taken.
+pulls the value from a JsonReader and raises TGI's own complaint with its position. `schema` is the
+shape as JSON Schema, for router/openapi.py. The schemas (router/schemas_*.py) put shapes together;
+router/body.py decides which way is taken.
 """
 
 from __future__ import annotations
@@ -19,6 +20,10 @@ T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
 _FLOAT32 = struct.Struct("<f")
 _MAX_ANY_DEPTH = 100
+Schema = dict[str, object]
+"""A JSON Schema, draft 2020-12."""
+Definitions = dict[str, Schema]
+"""The named schemas that others refer to. A shape with a name adds its own."""
 
 
 class Doubt(Exception):
@@ -33,6 +38,13 @@ class Shape(Protocol[T_co]):
     def convert(self, value: object) -> T_co: ...
 
     def read(self, reader: JsonReader) -> T_co: ...
+
+    def schema(self, definitions: Definitions) -> Schema: ...
+
+
+def reference(name: str) -> Schema:
+    """The schema of this name, wherever the document has it."""
+    return {"$ref": f"#/components/schemas/{name}"}
 
 
 class Text:
@@ -53,6 +65,9 @@ class Text:
             raise reader.wrong_type("a string")
         return reader.read_string()
 
+    def schema(self, definitions: Definitions) -> Schema:
+        return {"type": "string"}
+
 
 class Boolean:
     def convert(self, value: object) -> bool:
@@ -64,6 +79,9 @@ class Boolean:
         if reader.peek_value() not in b"tf":
             raise reader.wrong_type("a boolean")
         return bool(reader.read_value())
+
+    def schema(self, definitions: Definitions) -> Schema:
+        return {"type": "boolean"}
 
 
 class Integer:
@@ -89,7 +107,11 @@ class Integer:
         message = f"invalid {kind}: {describe_scalar(value)}, expected {self._name}"
         raise ReadError(message, reader.index)
 
+    def schema(self, definitions: Definitions) -> Schema:
+        return {"type": "integer", "minimum": self._minimum, "maximum": self._maximum}
 
+
+U8 = Integer("u8", 0, 2**8 - 1)
 U32 = Integer("u32", 0, 2**32 - 1)
 U64 = Integer("u64", 0, 2**64 - 1)
 USIZE = Integer("usize", 0, 2**64 - 1)
@@ -112,6 +134,9 @@ class Float32:
             raise reader.wrong_type("f32")
         return narrow(float(reader.read_number()))
 
+    def schema(self, definitions: Definitions) -> Schema:
+        return {"type": "number", "format": "float"}
+
 
 def narrow(value: float) -> float:
     """The nearest float32, as a Python float."""
@@ -125,12 +150,18 @@ def narrow(value: float) -> float:
 class Anything:
     """Any JSON value, at most a hundred levels deep."""
 
+    def __init__(self, description: str | None = None) -> None:
+        self._description = description
+
     def convert(self, value: object) -> object:
         _check_depth(value, _MAX_ANY_DEPTH)
         return value
 
     def read(self, reader: JsonReader) -> object:
         return reader.read_value()
+
+    def schema(self, definitions: Definitions) -> Schema:
+        return {} if self._description is None else {"description": self._description}
 
 
 def _check_depth(value: object, levels_left: int) -> None:
@@ -159,6 +190,12 @@ class Nullable(Generic[T]):
             return None
         return self._inner.read(reader)
 
+    def schema(self, definitions: Definitions) -> Schema:
+        inner = self._inner.schema(definitions)
+        if isinstance(inner.get("type"), str) and "enum" not in inner:
+            return {**inner, "type": [inner["type"], "null"]}
+        return {"anyOf": [inner, {"type": "null"}]}
+
 
 class ListOf(Generic[T]):
     def __init__(self, item: Shape[T]) -> None:
@@ -173,6 +210,9 @@ class ListOf(Generic[T]):
         if reader.peek_value() != ord("["):
             raise reader.wrong_type("a sequence")
         return reader.read_array(lambda: self._item.read(reader))
+
+    def schema(self, definitions: Definitions) -> Schema:
+        return {"type": "array", "items": self._item.schema(definitions)}
 
 
 class OneOf(Generic[T]):
@@ -196,6 +236,9 @@ class OneOf(Generic[T]):
             return self.convert(value)
         except Doubt:
             raise ReadError(self._complaint) from None
+
+    def schema(self, definitions: Definitions) -> Schema:
+        return {"anyOf": [variant.schema(definitions) for variant in self._variants]}
 
 
 class Object(Generic[T]):
@@ -261,3 +304,13 @@ class Object(Generic[T]):
             if self._rename.get(key, key) not in known:
                 raise Misfit(f"missing field `{key}`")
         return self._make(**known)
+
+    def schema(self, definitions: Definitions) -> Schema:
+        if self._name not in definitions:
+            properties = {key: shape.schema(definitions) for key, shape in self._fields.items()}
+            definitions[self._name] = {
+                "type": "object",
+                "properties": properties,
+                "required": list(self._required),
+            }
+        return reference(self._name)

@@ -1,0 +1,140 @@
+"""What the OpenAPI document says about request fields beyond their types: meaning and limits.
+
+Keyed by schema and field; types and nullability come from the shapes in router/schemas_*.py, the
+rules from router/validation.py. Read by router/openapi.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from tgi_llamacpp.config import LimitsConfig
+from tgi_llamacpp.router.openai_chat import MAX_TOP_LOGPROBS
+from tgi_llamacpp.router.openai_completions import MAX_LOGPROBS
+from tgi_llamacpp.router.shapes import Definitions, Schema
+
+Notes = Mapping[str, Schema]
+_PENALTY = {"minimum": -2.0, "maximum": 2.0}
+_FRACTION = {"exclusiveMinimum": 0.0, "exclusiveMaximum": 1.0}
+
+
+def annotate(definitions: Definitions, limits: LimitsConfig) -> None:
+    """Add every note to its field's schema."""
+    for name, notes in _notes(limits).items():
+        properties = definitions[name]["properties"]
+        assert isinstance(properties, dict)
+        for field, note in notes.items():
+            properties[field] = {**properties[field], **note}
+
+
+def _notes(limits: LimitsConfig) -> Mapping[str, Notes]:
+    prompt = _says("The prompt. May be empty for /tokenize alone.")
+    return {
+        "GenerateParameters": _parameters(limits),
+        "ChatRequest": {**_sampling(limits), **_chat()},
+        "CompletionRequest": {**_sampling(limits), **_completion(limits)},
+        "GenerateRequest": {"inputs": prompt},
+        "CompatGenerateRequest": {"inputs": prompt, "stream": {"default": False}},
+        "GenerateVertexInstance": {"inputs": prompt},
+        "InferenceInput": {"data": {"description": "A prompt, as the bytes of its UTF-8."}},
+        "VertexRequest": {"instances": {"minItems": 1}},
+    }
+
+
+def _says(description: str, **keywords: object) -> Schema:
+    return {"description": description, **keywords}
+
+
+def _parameters(limits: LimitsConfig) -> Notes:
+    return {
+        "best_of": _says(
+            "Draw so many candidates and answer with the likeliest. Needs sampling and no seed.",
+            maximum=limits.max_best_of,
+        ),
+        "temperature": _says("Above 1 flattens, below 1 sharpens.", exclusiveMinimum=0.0),
+        "repetition_penalty": _says("1 is none.", exclusiveMinimum=0.0),
+        "frequency_penalty": _says("Grows with each use of a token.", **_PENALTY),
+        "top_k": _says("Keep so many of the likeliest tokens.", minimum=1),
+        "top_p": _says("Keep the likeliest tokens up to this probability.", **_FRACTION),
+        "typical_p": _says("Keep the most typical tokens up to this probability.", **_FRACTION),
+        "do_sample": _says(
+            "Draw tokens instead of taking the likeliest. True where `parameters` is absent.",
+            default=False,
+        ),
+        "max_new_tokens": _says(
+            "Most tokens to generate; null is all there is room for.", minimum=1
+        ),
+        "return_full_text": _says("Put the prompt before the text. On / the default is true."),
+        "stop": {
+            "description": "Texts that end the generation; the one found stays in the answer.",
+            "maxItems": limits.max_stop_sequences,
+            "items": {"type": "string", "minLength": 1},
+            "default": [],
+        },
+        "truncate": _says(
+            "Keep so many tokens of the prompt, its last.",
+            minimum=1,
+            maximum=limits.max_input_tokens,
+        ),
+        "watermark": _says("Not supported.", const=False),
+        "details": _says("Answer with tokens, log-probabilities and counts.", default=False),
+        "decoder_input_details": _says("Not supported yet.", const=False),
+        "seed": _says("The same seed draws the same tokens."),
+        "top_n_tokens": _says(
+            "Report so many alternatives beside each token.", maximum=limits.max_top_n_tokens
+        ),
+        "grammar": _says("Not supported yet: must be null."),
+        "adapter_id": _says("Not supported.", type="null"),
+    }
+
+
+def _sampling(limits: LimitsConfig) -> Notes:
+    return {
+        "model": _says("Any name is taken, and comes back."),
+        "temperature": _says("0 takes the likeliest token.", minimum=0.0),
+        "top_p": _says(
+            "Keep the likeliest tokens up to this probability.", minimum=0.0, maximum=1.0
+        ),
+        "top_k": _says("Keep so many of the likeliest tokens.", minimum=1),
+        "typical_p": _says(
+            "Keep the most typical tokens up to this probability.",
+            exclusiveMinimum=0.0,
+            maximum=1.0,
+        ),
+        "repetition_penalty": _says("1 is none.", exclusiveMinimum=0.0),
+        "frequency_penalty": _says("Grows with each use of a token in the output.", **_PENALTY),
+        "presence_penalty": _says("For every token that the output has.", **_PENALTY),
+        "max_tokens": _says("Most tokens to generate; null is all there is room for.", minimum=1),
+        "stop": _says(f"At most {limits.max_stop_sequences} texts; they are cut from the answer."),
+        "seed": _says("The same seed draws the same tokens."),
+        "n": _says("Answer with so many.", minimum=1, maximum=limits.max_concurrent_requests),
+        "stream": _says("Answer with server-sent events.", default=False),
+        "stream_options": _says("What a stream has beside its tokens."),
+        "ignore_eos": _says("Go on where the model would end.", default=False),
+    }
+
+
+def _chat() -> Notes:
+    return {
+        "max_completion_tokens": _says("The newer name of `max_tokens`.", minimum=1),
+        "logprobs": _says("Report log-probabilities.", default=False),
+        "top_logprobs": _says("Report so many alternatives.", maximum=MAX_TOP_LOGPROBS),
+        "tools": _says("Not supported yet, unless `tool_choice` is `none`."),
+        "response_format": _says("Not supported yet, other than of type `text`."),
+        "modalities": _says('`["text"]` alone is supported.'),
+        "documents": _says("Passed to the chat template."),
+        "add_generation_prompt": _says("Whether the template begins the assistant's message."),
+        "continue_final_message": _says("Whether the last message is continued."),
+        "chat_template_kwargs": _says("Passed to the chat template."),
+    }
+
+
+def _completion(limits: LimitsConfig) -> Notes:
+    several = limits.max_client_batch_size
+    return {
+        "prompt": _says(f"A text or token ids, or a list of at most {several} of them."),
+        "logprobs": _says("Report so many alternatives beside each token.", maximum=MAX_LOGPROBS),
+        "echo": _says("Put the prompt before the text; not together with logprobs.", default=False),
+        "best_of": _says("Must equal `n`."),
+        "suffix": _says("Not supported.", type="null"),
+    }
