@@ -115,7 +115,8 @@ class TestTextGeneration:
             os.kill(process.engine_pid, signal.SIGSTOP)
             stream = client.text_generation(PROMPT, max_new_tokens=8, stream=True)
             os.kill(process.engine_pid, signal.SIGKILL)
-            with pytest.raises(TextGenerationError, match="Incomplete generation stream"):
+            # The 200 is there before the engine is asked, so it may die before or after that.
+            with pytest.raises(TextGenerationError, match=r"Incomplete|engine is not running"):
                 list(stream)
 
     def test_the_async_client_streams_too(self, url: str) -> None:

@@ -175,9 +175,13 @@ def test_a_row_without_a_finite_logit_is_refused() -> None:
         sampler.sample(np.full(4, np.nan, np.float32), 0)
 
 
-def test_an_id_outside_of_the_vocabulary_is_refused() -> None:
-    with pytest.raises(RunnerError, match="outside"):
-        Sampler(4).reset(SamplingParams(), np.array([4], np.int32), NO_IDS)
+def test_padding_ids_of_a_prompt_count_for_nothing_and_negative_ones_are_refused() -> None:
+    sampler = Sampler(4)
+    params = SamplingParams(repetition_penalty=2.0)
+    sampler.reset(params, np.array([1, 4, 2**30], np.int32), NO_IDS)
+    assert sampler.sample(np.array([1, 1.5, 0, 0], np.float32), 3)[0] == 0
+    with pytest.raises(RunnerError, match="negative"):
+        sampler.reset(params, np.array([-1], np.int32), NO_IDS)
 
 
 @given(seed=st.integers(0, 2**64 - 1), position=st.integers(0, 2**40))
