@@ -59,17 +59,13 @@ class LimitsConfig(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class RouterConfig(msgspec.Struct, frozen=True, kw_only=True):
-    """How the router listens, and what it says of itself."""
+    """Whom the router answers, and what it says of itself."""
 
     model_id: str
     limits: LimitsConfig
-    revision: str | None = None
-    hostname: str = "0.0.0.0"
-    port: int = 3000
     validation_workers: int = 2
     cors_allow_origin: list[str] = []
     api_key: str | None = None
-    json_output: bool = False
     compute_type: str = "cpu"
     aip_predict_route: str | None = None
     aip_health_route: str | None = None
@@ -115,8 +111,8 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True):
     max_client_batch_size: Count = _default(LimitsConfig, "max_client_batch_size")
     payload_limit: Count = _default(LimitsConfig, "payload_limit")
 
-    hostname: str = _default(RouterConfig, "hostname")
-    port: Port = _default(RouterConfig, "port")
+    hostname: str = "0.0.0.0"
+    port: Port = 3000
     api_key: str | None = None
     cors_allow_origin: list[str] = []
     shutdown_timeout: CountOrZero = 90

@@ -136,13 +136,9 @@ def router_config(config: ServerConfig, derived: Derived, name: str, ready: Read
     return RouterConfig(
         model_id=name,
         limits=limits,
-        revision=config.revision,
-        hostname=config.hostname,
-        port=config.listen_port,
         validation_workers=config.validation_workers,
         cors_allow_origin=[] if "*" in config.cors_allow_origin else config.cors_allow_origin,
         api_key=config.api_key,
-        json_output=config.json_output,
         compute_type=config.compute_type or ("cpu" if ready.device == "CPU" else "gpu"),
         aip_predict_route=config.aip_predict_route,
         aip_health_route=config.aip_health_route,

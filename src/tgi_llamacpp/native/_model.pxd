@@ -14,4 +14,3 @@ cdef class Model:
     cdef readonly int context_length  # that the model was trained for
     cdef readonly str description
     cdef readonly str device  # for people
-    cdef readonly bint has_gpu

@@ -17,7 +17,6 @@ class Model:
     context_length: int
     description: str
     device: str
-    has_gpu: bool
     def __init__(
         self,
         config: EngineConfig,

@@ -91,7 +91,7 @@ cdef class Model:
         ll.llama_backend_init()
         if config.numa != "disabled":
             ll.llama_numa_init(_NUMA[config.numa])
-        self.device, self.has_gpu = _describe_device(config)
+        self.device = _describe_device(config)
         self._load(config, on_progress)
         try:
             self._check_kind(config.model_path)
@@ -174,9 +174,9 @@ def _describe_device(config):
     names = []
     for index in range(ll.ggml_backend_dev_count()):
         device = ll.ggml_backend_dev_get(index)
-        if ll.ggml_backend_dev_type(device) == ll.GGML_BACKEND_DEVICE_TYPE_GPU:
+        if ll.ggml_backend_dev_type(device) in (
+            ll.GGML_BACKEND_DEVICE_TYPE_GPU, ll.GGML_BACKEND_DEVICE_TYPE_IGPU
+        ):
             name = ll.ggml_backend_dev_name(device).decode()
             names.append(f"{name} ({ll.ggml_backend_dev_description(device).decode()})")
-    if names and config.n_gpu_layers != 0:
-        return ", ".join(names), True
-    return "CPU", bool(names)
+    return ", ".join(names) if names and config.n_gpu_layers != 0 else "CPU"
