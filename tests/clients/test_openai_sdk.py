@@ -8,12 +8,11 @@ import signal
 from collections.abc import Iterator
 from typing import Any
 
+import openai
 import pytest
 
 from tests.clients.conftest import Guarded
 from tests.server_process import PATIENCE_S, ServerProcess
-
-openai = pytest.importorskip("openai", reason="OpenAI's SDK is not installed")
 
 FRANCE: Any = [{"role": "user", "content": "What is the capital of France?"}]
 ANSWER = "The capital of France is Paris."

@@ -8,7 +8,9 @@ import shutil
 import subprocess
 from typing import Any
 
+import openai
 import pytest
+import requests
 from huggingface_hub import AsyncInferenceClient, InferenceClient
 
 from tests.server_process import PATIENCE_S
@@ -64,7 +66,6 @@ class TestCurl:
 
 class TestPython:
     def test_requests_gets_the_text(self, url: str) -> None:
-        requests = pytest.importorskip("requests", reason="requests is not installed")
         headers = {"Content-Type": "application/json"}
         response = requests.post(
             f"{url}/generate", headers=headers, json=GENERATE, timeout=PATIENCE_S
@@ -73,7 +74,6 @@ class TestPython:
 
     @pytest.mark.parametrize("base", ["/v1/", "/v1"])
     def test_the_openai_client_streams_and_does_not(self, url: str, base: str) -> None:
-        openai = pytest.importorskip("openai", reason="OpenAI's SDK is not installed")
         with openai.OpenAI(base_url=url + base, api_key="-") as client:
             create = client.chat.completions.create
             chunks = list(create(model="tgi", messages=LEARNING, stream=True))
