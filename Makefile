@@ -18,12 +18,16 @@ build/.installed: build/.tools pyproject.toml
 	$(BIN)/python -m pip install --quiet --no-build-isolation --editable .
 	@touch $@
 
+# With the package's own requirements, which mypy reads, so that `check` builds nothing.
 tools: build/.tools
 build/.tools: pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade "pip>=25.3"
-	$(BIN)/python -m pip install --quiet --group dev
-	@mkdir -p build && touch $@
+	@mkdir -p build
+	@$(BIN)/python -c 'import tomllib; project = tomllib.load(open("pyproject.toml", "rb"))["project"]; \
+	  print(*project["dependencies"], sep="\n")' >build/dependencies.txt
+	$(BIN)/python -m pip install --quiet --group dev --requirement build/dependencies.txt
+	@touch $@
 
 check: build/.tools  ## needs no compiler
 	$(BIN)/ruff format --check
