@@ -18,7 +18,7 @@ import msgspec
 
 from tgi_llamacpp.config import EngineConfig
 
-PROTOCOL_VERSION = 1
+PROTOCOL_VERSION = 2
 MAX_FRAME_BYTES = 64 * 1024 * 1024
 _LENGTH = struct.Struct("<I")
 
@@ -32,10 +32,11 @@ class Finish(enum.IntEnum):
 
 
 class SamplingParams(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """How to choose the next token. The order is that of the fields, after the penalties.
+    """How to choose the next token.
 
-    temperature 0 is greedy: the argmax of the penalised logits. Penalties of 1.0, 0.0 and 0.0,
-    top_k 0, top_p 1.0 and typical_p 1.0 are off.
+    Order: logit_bias; repetition, frequency and presence penalty; DRY; temperature; top-k; top-p;
+    typical-p; min-p; XTC; draw. mirostat 1 or 2 takes the place of every cut. The defaults are off.
+    temperature 0 is greedy: the argmax after the penalties and DRY; cuts do not matter then.
     """
 
     temperature: float = 0.0
@@ -48,6 +49,20 @@ class SamplingParams(msgspec.Struct, frozen=True, array_like=True, gc=False):
     penalize_prompt: bool = False  # frequency and presence count the prompt too (TGI's routes)
     seed: int = 0  # of this sequence, unsigned 64-bit: already hashed with the choice index
     num_top_tokens: int = 0  # alternatives to report beside the chosen token
+    penalty_last_n: int = -1  # the three penalties count the last so many tokens; -1: all
+    bias_ids: bytes = b""  # int32[n], distinct
+    bias_values: bytes = b""  # float32[n], added to the logits; -inf bans
+    min_p: float = 0.0  # keeps what has this fraction of the best token's probability
+    xtc_probability: float = 0.0  # that all but the last token above the threshold are taken out
+    xtc_threshold: float = 0.1
+    dry_multiplier: float = 0.0  # of the penalty multiplier * base ** (length - allowed_length)
+    dry_base: float = 1.75
+    dry_allowed_length: int = 2
+    dry_last_n: int = -1  # repetitions are looked for in the last so many tokens; -1: all
+    dry_breaker_ids: bytes = b""  # int32[n], ascending: no repetition reaches across these
+    mirostat: int = 0  # 1 or 2: the version
+    mirostat_tau: float = 5.0  # the surprise aimed at, in bits
+    mirostat_eta: float = 0.1  # the rate of learning
 
 
 class Start(msgspec.Struct, frozen=True, array_like=True, tag="start"):
