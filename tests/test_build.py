@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from tgi_llamacpp.native import cpu_features, missing_features
+from tgi_llamacpp.native import cpu_features, missing_features, missing_gpu
 
 ROOT = Path(__file__).parent.parent
 CMAKE = Path(sys.executable).with_name("cmake")
@@ -128,6 +128,16 @@ def test_cpu_features_are_read_on_x86_64_and_arm64() -> None:
 def test_a_machine_that_does_not_list_its_features_is_not_refused() -> None:
     assert missing_features(("avx2",), frozenset()) is None
     assert missing_features(("avx2",), frozenset({"avx2", "fpu"})) is None
+
+
+def test_a_build_with_cuda_that_finds_no_gpu_says_so_unless_none_was_asked_for() -> None:
+    sentence = missing_gpu(True, "CPU", -1)
+    assert sentence is not None
+    assert "no GPU was found" in sentence
+    assert "docker run --gpus all" in sentence
+    assert missing_gpu(True, "CPU", 0) is None
+    assert missing_gpu(True, "CUDA0 (NVIDIA H100)", -1) is None
+    assert missing_gpu(False, "CPU", -1) is None
 
 
 def configure(source: Path, build: Path, *options: str, **environment: str) -> str:

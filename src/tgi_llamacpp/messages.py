@@ -112,7 +112,7 @@ class Ready(msgspec.Struct, frozen=True, array_like=True, tag="ready"):
     max_sequence_tokens: int  # prompt and output of one sequence, after the model's own limit
     max_batch_total_tokens: int
     device: str  # for people: "CPU", "CUDA0 (NVIDIA H100)"
-    notes: list[str]  # sentences for the log: lowered limits, missing devices
+    notes: list[str]  # sentences for the log: lowered limits
 
 
 class Failed(msgspec.Struct, frozen=True, array_like=True, tag="failed"):

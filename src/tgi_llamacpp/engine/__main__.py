@@ -5,6 +5,7 @@ Started by the router, with one end of a socketpair inherited as file descriptor
 
 from __future__ import annotations
 
+import logging
 import sys
 
 from tgi_llamacpp.config import EngineConfig
@@ -12,6 +13,8 @@ from tgi_llamacpp.engine.model import Model, OnProgress
 from tgi_llamacpp.engine.process import main
 from tgi_llamacpp.engine.runner import Runner
 from tgi_llamacpp.errors import StartupError
+
+log = logging.getLogger("tgi_llamacpp.engine")
 
 
 def load(config: EngineConfig, on_progress: OnProgress) -> tuple[Model, Runner]:
@@ -21,6 +24,8 @@ def load(config: EngineConfig, on_progress: OnProgress) -> tuple[Model, Runner]:
     except ImportError as error:
         raise StartupError(f"the native core cannot be loaded: {error}") from error
     model = native.Model(config, on_progress, library_dir=native.LIBRARY_DIR)
+    if warning := native.missing_gpu(native.HAS_CUDA, model.device, config.n_gpu_layers):
+        log.warning("%s", warning)
     try:
         return model, native.Runner(model, config)
     except BaseException:
