@@ -14,6 +14,8 @@ from array import array
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+import msgspec
+
 from tgi_llamacpp import __version__
 from tgi_llamacpp.messages import (
     PROTOCOL_VERSION,
@@ -131,8 +133,7 @@ class FakeEngine:
         self._open.clear()
 
     def send_stats(self, **changes: object) -> None:
-        fields = dict.fromkeys(Stats.__struct_fields__, 0) | {"epoch": self.epoch} | changes
-        self.send(Stats(**fields))
+        self.send(msgspec.structs.replace(Stats.of_nothing(self.epoch), **changes))
 
     async def _on_message(self, message: FromRouter) -> None:
         self.received.append(message)

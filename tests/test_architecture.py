@@ -19,12 +19,13 @@ MAY_IMPORT = {
     "router": {
         "httptools", "huggingface_hub", "jinja2", "msgspec", "numpy", "starlette", "tokenizers",
         "transformers", "uvicorn", "uvloop",
-        f"{OURS}.config", f"{OURS}.derive", f"{OURS}.errors", f"{OURS}.flags", f"{OURS}.logs",
-        f"{OURS}.machine", f"{OURS}.messages",
+        f"{OURS}.config", f"{OURS}.derive", f"{OURS}.errors", f"{OURS}.flags", f"{OURS}.histogram",
+        f"{OURS}.logs", f"{OURS}.machine", f"{OURS}.messages",
     },
     "engine": {
         "msgspec", "numpy",
-        f"{OURS}.config", f"{OURS}.errors", f"{OURS}.logs", f"{OURS}.messages", f"{OURS}.native",
+        f"{OURS}.config", f"{OURS}.errors", f"{OURS}.histogram", f"{OURS}.logs",
+        f"{OURS}.messages", f"{OURS}.native",
     },
     "native": {
         "numpy", f"{OURS}.config", f"{OURS}.engine.runner", f"{OURS}.errors", f"{OURS}.messages",

@@ -17,9 +17,11 @@ import struct
 import msgspec
 
 from tgi_llamacpp.config import EngineConfig
+from tgi_llamacpp.histogram import DURATION_BOUNDS_S, Counts
 
 PROTOCOL_VERSION = 2
 MAX_FRAME_BYTES = 64 * 1024 * 1024
+SIZE_BOUNDS = tuple(range(1, 1025))  # of a batch in sequences, as in TGI
 _LENGTH = struct.Struct("<I")
 
 
@@ -148,6 +150,35 @@ class StepOut(msgspec.Struct, frozen=True, array_like=True, tag="step", gc=False
     top_logprobs: bytes = b""  # float32[sum(top_counts)]
 
 
+def _no_durations() -> Counts:
+    return Counts([0] * (len(DURATION_BOUNDS_S) + 1))
+
+
+def _no_sizes() -> Counts:
+    return Counts([0] * (len(SIZE_BOUNDS) + 1))
+
+
+class StepStats(msgspec.Struct, frozen=True, array_like=True):
+    """Durations of the steps of one kind, between DURATION_BOUNDS_S.
+
+    `whole` is `forward` (up to the logits), `sampling` and `delivery` (commit, and the frame with
+    the new tokens) together.
+    """
+
+    num_retried: int = 0  # steps that gave nothing and were planned again
+    whole: Counts = msgspec.field(default_factory=_no_durations)
+    forward: Counts = msgspec.field(default_factory=_no_durations)
+    sampling: Counts = msgspec.field(default_factory=_no_durations)
+    delivery: Counts = msgspec.field(default_factory=_no_durations)
+
+
+class AdmissionStats(msgspec.Struct, frozen=True, array_like=True):
+    """Sequences that left the queue."""
+
+    sizes: Counts = msgspec.field(default_factory=_no_sizes)  # at a time, between SIZE_BOUNDS
+    joins: Counts = msgspec.field(default_factory=_no_durations)  # where others ran already
+
+
 class Stats(msgspec.Struct, frozen=True, array_like=True, tag="stats", gc=False):
     """Counters since the start and gauges of now; sent a few times a second, and when idle."""
 
@@ -161,6 +192,18 @@ class Stats(msgspec.Struct, frozen=True, array_like=True, tag="stats", gc=False)
     num_shared_steps: int  # steps that ran more than one sequence
     num_reused_graphs: int
     step_s: float  # time inside Runner.step, summed
+    prefill: StepStats = msgspec.field(default_factory=StepStats)  # steps with rows of a prompt
+    decode: StepStats = msgspec.field(default_factory=StepStats)  # steps of next tokens alone
+    admissions: AdmissionStats = msgspec.field(default_factory=AdmissionStats)
+
+    @classmethod
+    def of_nothing(cls, epoch: int) -> Stats:
+        """What an engine would say before its first step."""
+        return cls(epoch, 0, 0, 0, 0, 0, 0, 0, 0, 0.0)
+
+    def at_rest(self) -> Stats:
+        """The same counters, and nothing that runs or waits: the engine is gone."""
+        return msgspec.structs.replace(self, num_waiting=0, num_running=0, num_reserved_tokens=0)
 
 
 FromRouter = Start | Submit | Abort

@@ -188,6 +188,9 @@ def test_a_failure_of_the_only_sequence_is_told_at_once(engine: Engine) -> None:
     engine.router.send(submit_of(1, 3, 9))
     _, _, failures = engine.router.collect(1)
     assert "no room for this sequence" in failures[1]
+    stats = engine.router.wait_for(Stats)
+    assert stats.prefill.num_retried == 1
+    assert sum(stats.prefill.whole.counts) == 0
 
 
 def test_sequences_get_their_text_and_end_once(engine: Engine) -> None:
@@ -255,6 +258,9 @@ def test_counters_are_told_when_the_work_has_run_out(engine: Engine) -> None:
     assert stats.num_shared_steps >= 4
     assert stats.num_steps == engine.runner.num_steps
     assert stats.step_s > 0
+    num_timed = sum(stats.prefill.whole.counts) + sum(stats.decode.whole.counts)
+    assert num_timed == stats.num_steps
+    assert stats.admissions.sizes.total == 2
 
 
 def test_the_log_says_how_many_steps_were_shared(

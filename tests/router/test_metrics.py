@@ -9,11 +9,11 @@ from tgi_llamacpp.errors import (
     ToolError,
     ValidationError,
 )
+from tgi_llamacpp.histogram import DURATION_BOUNDS_S
 from tgi_llamacpp.messages import Stats
 from tgi_llamacpp.router.metrics import (
     Metrics,
     RequestTimes,
-    duration_buckets,
     length_buckets,
 )
 
@@ -39,7 +39,7 @@ def _buckets(text: str, name: str) -> dict[str, int]:
 def test_duration_buckets_are_tgis_to_the_last_digit() -> None:
     text = Metrics(LIMITS).render(None)
     assert list(_buckets(text, "tgi_request_duration")) == [*DURATIONS.split(), "+Inf"]
-    assert len(duration_buckets()) == 35
+    assert len(DURATION_BOUNDS_S) == 35
 
 
 def test_length_buckets_are_a_hundred_steps_to_the_limit() -> None:
@@ -163,7 +163,22 @@ def test_the_whole_room_is_observed(make_server: MakeServer) -> None:
     assert "tgi_request_max_new_tokens_sum 1500" in lines
 
 
-def test_batch_histograms_are_not_made_up() -> None:
-    text = Metrics(LIMITS).render(None)
-    assert "tgi_batch_inference" not in text
-    assert "tgi_request_skipped_tokens" not in text
+def test_everything_is_there_before_the_first_request(make_server: MakeServer) -> None:
+    text = httpx.get(f"{make_server().url}/metrics").text
+    assert "\ntgi_queue_size 0\n" in text
+    assert '\ntgi_request_failure{err="overloaded"} 0\n' in text
+    assert '\ntgi_batch_forward_duration_count{method="decode"} 0\n' in text
+
+
+def test_nothing_runs_or_waits_in_an_engine_that_is_gone(make_server: MakeServer) -> None:
+    server = make_server()
+    server.do(lambda: server.engine.send_stats(num_running=3, num_waiting=2, num_steps=9))
+    while "tgi_batch_current_size 3" not in (text := httpx.get(f"{server.url}/metrics").text):
+        pass
+    assert "\ntgi_queue_size 2\n" in text
+    server.do(server.engine.die)
+    server.call(server.client.wait_closed())
+    text = httpx.get(f"{server.url}/metrics").text
+    assert "\ntgi_queue_size 0\n" in text
+    assert "\ntgi_batch_current_size 0\n" in text
+    assert "\ntgi_llamacpp_steps 9\n" in text

@@ -13,6 +13,7 @@ from tgi_llamacpp.engine.planner import Batch
 from tgi_llamacpp.engine.runner import Runner
 from tgi_llamacpp.engine.scheduler import Scheduler
 from tgi_llamacpp.engine.stats import Summary
+from tgi_llamacpp.engine.step_times import StepTimes
 from tgi_llamacpp.engine.transport import Channel
 from tgi_llamacpp.messages import Abort, FrameError, FromRouter, SequenceFailed, Stats, Submit
 
@@ -30,6 +31,7 @@ class EngineLoop:
         self._channel = channel
         self._epoch = epoch
         self._summary = Summary(scheduler.counters)
+        self._times = StepTimes()
         self._stats_at_s = 0.0
         self._is_idle = True
 
@@ -77,10 +79,13 @@ class EngineLoop:
         self._is_idle = False
         started_s = time.perf_counter()
         result = self._runner.step(batch.plan)
-        self._scheduler.counters.step_s += time.perf_counter() - started_s
+        stepped_s = time.perf_counter()
+        self._scheduler.counters.step_s += stepped_s - started_s
         out = self._scheduler.commit(batch, result)
         if out is not None:
             self._channel.send(out)
+        delivery_s = time.perf_counter() - stepped_s
+        self._times.add(batch, result, stepped_s - started_s, delivery_s)
         if log.isEnabledFor(logging.DEBUG):
             _log_step(batch, result.status.name)
 
@@ -113,6 +118,9 @@ class EngineLoop:
                 num_shared_steps=counters.num_shared_steps,
                 num_reused_graphs=self._runner.num_reused_graphs(),
                 step_s=counters.step_s,
+                prefill=self._times.prefill.stats(),
+                decode=self._times.decode.stats(),
+                admissions=scheduler.admissions.stats(),
             )
         )
 

@@ -71,6 +71,7 @@ class StepResult:
     logprobs: Float32s  # [n]
     top_ids: Int32s  # [n, max_top]
     top_logprobs: Float32s  # [n, max_top]
+    sampling_s: float = 0.0  # of the step, after its logits were there
 
 
 class Runner(Protocol):

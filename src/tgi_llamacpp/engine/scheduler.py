@@ -20,6 +20,7 @@ from tgi_llamacpp.engine.runner import NO_TOKEN, Runner, StepResult, StepStatus
 from tgi_llamacpp.engine.sequence import Sequence
 from tgi_llamacpp.engine.slots import SlotTable
 from tgi_llamacpp.engine.stats import Counters
+from tgi_llamacpp.engine.step_times import Admissions
 from tgi_llamacpp.errors import RunnerError
 from tgi_llamacpp.messages import Finish, StepOut, Submit
 
@@ -33,6 +34,7 @@ class Scheduler:
         # Engine
         self.limits = limits
         self.counters = Counters()
+        self.admissions = Admissions()
         self._runner = runner
         self._epoch = epoch
         # Sequences
@@ -100,8 +102,11 @@ class Scheduler:
 
     def schedule(self, *, may_admit: bool = True) -> Batch | None:
         """Admit what fits, keep the slots dense, and plan the next step; None if nothing runs."""
-        if may_admit:
+        if may_admit and self._waiting:
+            num_running, started_s = len(self._running), time.perf_counter()
             self._admit()
+            num_admitted = len(self._running) - num_running
+            self.admissions.add(num_admitted, num_running, time.perf_counter() - started_s)
         if move := self._slots.find_move():
             self._runner.move(*move)
             self._slots.move(*move)

@@ -158,6 +158,7 @@ cdef class Runner:
         cdef int32_t num_rows = <int32_t>slots.shape[0]
         cdef int32_t bad_row, status, num_sampled = 0, row, slot
         cdef smp.SampledToken token
+        cdef int64_t sampling_us = 0
         if not (positions.shape[0] == token_ids.shape[0] == samples.shape[0] == num_rows):
             raise RunnerError("the columns of the plan differ in length")
         if not 0 < num_rows <= self._max_step_tokens:
@@ -171,6 +172,9 @@ cdef class Runner:
                     for row in range(num_rows):
                         if not samples[row]:
                             continue
+                        if num_sampled == 0:  # a device may still compute what llama_decode began
+                            ll.llama_synchronize(self._ctx)
+                            sampling_us = -ll.llama_time_us()
                         slot = slots[row]
                         self._sample(row, slot, positions[row] + 1, &token,
                                      &out_top_ids[num_sampled, 0], &out_top_logprobs[num_sampled, 0])
@@ -178,6 +182,8 @@ cdef class Runner:
                         out_ids[num_sampled] = token.id
                         out_logprobs[num_sampled] = token.logprob
                         num_sampled += 1
+                    if num_sampled:
+                        sampling_us += ll.llama_time_us()
         if bad_row >= 0:
             raise RunnerError(self._describe_row(plan, bad_row))
         if status < 0:
@@ -185,6 +191,7 @@ cdef class Runner:
         return StepResult(
             StepStatus(status), self._slots[:num_sampled], self._token_ids[:num_sampled],
             self._logprobs[:num_sampled], self._top_ids[:num_sampled], self._top_logprobs[:num_sampled],
+            sampling_us / 1e6,
         )
 
     cdef int32_t _fill(self, const int32_t[::1] slots, const int32_t[::1] positions,

@@ -133,6 +133,7 @@ class EngineClient:
         link.send(Start(self.epoch, config))
         try:
             self.ready = _checked(await link.started)
+            self.stats = Stats.of_nothing(self.epoch)
         except BaseException:
             await self.close()
             raise
@@ -218,6 +219,8 @@ class EngineClient:
     def _on_lost(self) -> None:
         """The engine is gone: every open request ends now."""
         lost, self._open = self._open, {}
+        if self.stats is not None:
+            self.stats = self.stats.at_rest()
         if lost:
             logger.error("the engine is gone; num_open=%d sequences end incomplete", len(lost))
         for sequence in lost.values():

@@ -1,0 +1,107 @@
+"""What the engine counts of its steps, under the names of TGI's batch metrics and under ours.
+
+TGI's batches live in phases; here sequences join and leave at any step. A step that computes some
+prompt is TGI's prefill, also where others decode in it; one of next tokens alone is its decode.
+"""
+
+from __future__ import annotations
+
+from tgi_llamacpp.histogram import DURATION_BOUNDS_S, Counts, Histogram
+from tgi_llamacpp.messages import SIZE_BOUNDS, Stats, StepStats
+from tgi_llamacpp.router import prometheus
+
+
+def engine_lines(stats: Stats) -> list[str]:
+    """The families of one Stats: ours, then TGI's."""
+    return _own_counters(stats) + _gauges(stats) + _batch_counters(stats) + _histograms(stats)
+
+
+def _own_counters(stats: Stats) -> list[str]:
+    lines: list[str] = []
+    for name, value, help_text in (
+        ("steps", stats.num_steps, "Steps the engine has run"),
+        ("shared_steps", stats.num_shared_steps, "Steps that ran more than one sequence"),
+        ("decode_tokens", stats.num_decode_tokens, "Tokens decoded"),
+        ("prefill_tokens", stats.num_prefill_tokens, "Prompt tokens computed"),
+        ("reused_graphs", stats.num_reused_graphs, "Steps that reused a compute graph"),
+        ("step_seconds", stats.step_s, "Time inside the model's steps"),
+    ):
+        lines += prometheus.single(f"tgi_llamacpp_{name}", "counter", value, help_text)
+    return lines
+
+
+def _gauges(stats: Stats) -> list[str]:
+    lines: list[str] = []
+    for name, value, help_text in (
+        ("tgi_queue_size", stats.num_waiting, "Current queue size"),
+        ("tgi_batch_current_size", stats.num_running, "Current batch size"),
+        (
+            "tgi_batch_current_max_tokens",
+            stats.num_reserved_tokens,
+            "Maximum tokens for the current batch",
+        ),
+    ):
+        lines += prometheus.single(name, "gauge", value, help_text)
+    return lines
+
+
+def _batch_counters(stats: Stats) -> list[str]:
+    methods = _by_method(stats)
+    done = {method: sum(steps.whole.counts) for method, steps in methods.items()}
+    retried = {method: steps.num_retried for method, steps in methods.items()}
+    joins = sum(stats.admissions.joins.counts)
+    return [
+        *prometheus.counters(
+            "tgi_batch_inference_count",
+            "method",
+            {method: done[method] + retried[method] for method in methods},
+            "Inference calls per method (prefill or decode)",
+        ),
+        *prometheus.counters(
+            "tgi_batch_inference_success",
+            "method",
+            done,
+            "Number of successful inference calls per method (prefill or decode)",
+        ),
+        *prometheus.counters("tgi_batch_inference_failure", "method", retried),
+        # Prompts are read in chunks beside running answers, so this is the reason every time.
+        *prometheus.counters("tgi_batch_concat", "reason", {"chunking": joins}),
+    ]
+
+
+def _histograms(stats: Stats) -> list[str]:
+    lines: list[str] = []
+    methods = _by_method(stats)
+    for name, part, help_text in (
+        ("inference", "whole", "Batch inference duration"),
+        ("forward", "forward", "Batch forward duration per method (prefill or decode)"),
+        ("decode", "sampling", "Time spent decoding a batch per method (prefill or decode)"),
+        (
+            "filter",
+            "delivery",
+            "Time spent filtering batches and sending generated tokens per method"
+            " (prefill or decode)",
+        ),
+    ):
+        observed = {key: _durations(getattr(steps, part)) for key, steps in methods.items()}
+        lines += prometheus.histograms(f"tgi_batch_{name}_duration", "method", observed, help_text)
+    joins = {"decode": _durations(stats.admissions.joins)}
+    lines += prometheus.histograms("tgi_batch_concat_duration", "method", joins)
+    sizes = Histogram(SIZE_BOUNDS, stats.admissions.sizes)
+    lines += prometheus.histogram("tgi_batch_next_size", sizes, "Batch size of the next batch")
+    return lines + prometheus.histogram(
+        "tgi_request_skipped_tokens", _speculated(stats), "Speculated tokens per request"
+    )
+
+
+def _speculated(stats: Stats) -> Histogram:
+    """Tokens that a sequence got in a step beyond the first: none, as nothing is speculated."""
+    return Histogram([0], Counts([stats.num_decode_tokens, 0]))
+
+
+def _by_method(stats: Stats) -> dict[str, StepStats]:
+    return {"prefill": stats.prefill, "decode": stats.decode}
+
+
+def _durations(counts: Counts) -> Histogram:
+    return Histogram(DURATION_BOUNDS_S, counts)
