@@ -21,6 +21,7 @@ from tgi_llamacpp.config import EngineConfig, LimitsConfig, RouterConfig
 from tgi_llamacpp.messages import Finish, Submit
 from tgi_llamacpp.router.app import build_app
 from tgi_llamacpp.router.engine_client import EngineClient
+from tgi_llamacpp.router.http_server import Http1Protocol
 from tgi_llamacpp.router.services import TextTools
 
 T = TypeVar("T")
@@ -128,7 +129,7 @@ class RunningServer:
         self._server = _Server(
             uvicorn.Config(
                 self.app,
-                http="httptools",
+                http=Http1Protocol,
                 ws="none",
                 lifespan="off",
                 log_config=None,

@@ -14,12 +14,19 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 
+from tests.conftest import RunningServer
 from tests.server_process import PATIENCE_S
 
-BODY = json.dumps({"inputs": "The capital of France is", "parameters": {"max_new_tokens": 8}})
-ANSWER = {"generated_text": " Paris."}
+BODY = json.dumps({"inputs": "I", "parameters": {"max_new_tokens": 8}})
+ANSWER = {"generated_text": " love to code"}
 H2C = {"Connection": "Upgrade, HTTP2-Settings", "Upgrade": "h2c", "HTTP2-Settings": "AAMAAABkAAQ"}
 JSON = {"Content-Type": "application/json"}
+
+
+@pytest.fixture
+def url(shared_server: RunningServer) -> str:
+    """Of a router behind the protocol that the program serves with."""
+    return shared_server.url
 
 
 @pytest.mark.parametrize("upgrade", ["h2c", "websocket", "TLS/1.0"])
