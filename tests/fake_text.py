@@ -101,7 +101,6 @@ class FakeTemplate:
     """`[role]content` for each message, then `[assistant]`; complains of the role `wrong`."""
 
     source = "fake"
-    uses_tools = False
 
     def render(
         self,

@@ -163,7 +163,6 @@ ECHO = (
 def test_the_demo_template_renders_as_its_tokenizer_does() -> None:
     theirs = PreTrainedTokenizerFast.from_pretrained(str(DEMO))
     ours = load_chat_template(METADATA, TOKENIZER, folder=DEMO)
-    assert ours.uses_tools
     for messages, tools in CONVERSATIONS.values():
         expected = theirs.apply_chat_template(
             spellings(messages)[0], tools=tools, add_generation_prompt=True, tokenize=False
@@ -234,10 +233,8 @@ def test_variables_of_the_server_cannot_be_overridden() -> None:
 
 def test_requests_with_tools_take_the_tool_template() -> None:
     template = ChatTemplate({"default": "plain", "tool_use": "{{ tools | length }}"}, {})
-    assert template.uses_tools
     assert template.render([user("a")], tools=TOOLS) == "1"
     assert template.render([user("a")]) == template.render([user("a")], tools=[]) == "plain"
-    assert not ChatTemplate({"default": "plain"}, {}).uses_tools
 
 
 CHUNKS = [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]
@@ -348,7 +345,6 @@ def test_named_templates_are_found_in_all_their_places(tmp_path: Path) -> None:
 def test_a_model_without_any_template_has_no_source(tmp_path: Path) -> None:
     template = load_chat_template(metadata_with(tmp_path), TOKENIZER, folder=tmp_path)
     assert template.source is None
-    assert not template.uses_tools
 
 
 def test_a_broken_json_file_is_one_sentence(tmp_path: Path) -> None:

@@ -252,6 +252,7 @@ def test_fields_without_effect_are_taken(http: httpx.Client) -> None:
         "parallel_tool_calls": False,
         "reasoning_effort": "low",
         "prediction": {"type": "content", "content": "x"},
+        "tool_prompt": "Tools:",
         "something_new": [1],
     }
     assert http.post(CHAT, json={"messages": HI, **fields}).status_code == 200

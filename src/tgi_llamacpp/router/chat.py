@@ -59,12 +59,6 @@ class ChatTemplate:
         self._forms: dict[str, ContentForm] = {}  # by template, as they are tried
         self.source = source
 
-    @property
-    def uses_tools(self) -> bool:
-        """Whether the template for requests with tools looks at them."""
-        template = self._templates.get(_TOOL_USE) or self._templates.get(_DEFAULT, "")
-        return re.search(r"\btools\b", template) is not None
-
     def prepare(self) -> None:
         """Imports the renderer, as the first render would, and logs a template that is broken."""
         for name, template in self._templates.items():

@@ -20,6 +20,7 @@ from tgi_llamacpp.router.shapes import (
     Schema,
     Shape,
     Text,
+    read_whole,
     reference,
 )
 
@@ -68,19 +69,19 @@ class PromptField:
         return [_TEXT.convert(v) if type(v) is str else self._some_ids(v) for v in value]
 
     def read(self, reader: JsonReader) -> list[Prompt]:
-        value = reader.read_value()
-        if value == []:
+        prompts = read_whole(reader, self._convert_some, self._complaint)
+        if not prompts:
             raise ReadError(self._empty)
-        try:
-            return self.convert(value)
-        except Doubt:
-            raise ReadError(self._complaint) from None
+        return prompts
 
     def schema(self, definitions: Definitions) -> Schema:
         text, ids = _TEXT.schema(definitions), self._ids.schema(definitions)
         some_ids = {**ids, "minItems": 1}
         several = {"type": "array", "items": {"anyOf": [text, some_ids]}, "minItems": 1}
         return {"anyOf": [text, some_ids, several]}
+
+    def _convert_some(self, value: object) -> list[Prompt]:
+        return [] if value == [] else self.convert(value)
 
     def _some_ids(self, value: object) -> list[int]:
         ids = self._ids.convert(value)
@@ -103,11 +104,7 @@ class ToolChoiceField:
         return value
 
     def read(self, reader: JsonReader) -> str:
-        value = reader.read_value()
-        try:
-            return self.convert(value)
-        except Doubt:
-            raise ReadError(self._complaint) from None
+        return read_whole(reader, self.convert, self._complaint)
 
     def schema(self, definitions: Definitions) -> Schema:
         function = _record(name=_TEXT.schema(definitions))

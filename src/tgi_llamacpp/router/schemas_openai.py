@@ -99,7 +99,6 @@ class ChatRequest(SamplingFields):
     logprobs: bool | None = None
     top_logprobs: int | None = None
     tools: list[object] | None = None
-    tool_prompt: str | None = None
     tool_choice: str | None = None  # the name, also of an object
     response_format: object = None
     modalities: list[str] | None = None
@@ -172,7 +171,6 @@ CHAT = Object(
         "logprobs": Nullable(Boolean()),
         "top_logprobs": Nullable(U32),
         "tools": Nullable(ListOf(_ANYTHING)),
-        "tool_prompt": Nullable(_TEXT),
         "tool_choice": Nullable(ToolChoiceField()),
         "response_format": _ANYTHING,
         "modalities": Nullable(ListOf(_TEXT)),

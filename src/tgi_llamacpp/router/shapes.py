@@ -47,6 +47,15 @@ def reference(name: str) -> Schema:
     return {"$ref": f"#/components/schemas/{name}"}
 
 
+def read_whole(reader: JsonReader, convert: Callable[[object], T], complaint: str) -> T:
+    """The next value, of a shape whose form shows only in the whole of it."""
+    value = reader.read_value()
+    try:
+        return convert(value)
+    except Doubt:
+        raise ReadError(complaint) from None
+
+
 class Text:
     """A string that is valid Unicode."""
 
@@ -231,11 +240,7 @@ class OneOf(Generic[T]):
         raise Doubt
 
     def read(self, reader: JsonReader) -> T:
-        value = reader.read_value()
-        try:
-            return self.convert(value)
-        except Doubt:
-            raise ReadError(self._complaint) from None
+        return read_whole(reader, self.convert, self._complaint)
 
     def schema(self, definitions: Definitions) -> Schema:
         return {"anyOf": [variant.schema(definitions) for variant in self._variants]}
