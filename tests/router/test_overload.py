@@ -51,6 +51,16 @@ def test_overload_comes_before_validation_as_in_tgi(make_server: MakeServer) -> 
     assert httpx.post(f"{server.url}/generate", json=body).status_code == 429
 
 
+def test_overload_comes_before_the_chat_template_is_rendered(make_server: MakeServer) -> None:
+    server = make_server(limits={"max_concurrent_requests": 1})
+    url = server.url + "/v1/chat/completions"
+    complained_of = {"messages": [{"role": "wrong", "content": ""}]}
+    with server.app.state.services.permits.hold(1):
+        assert httpx.post(url, json=complained_of).status_code == 429
+    assert httpx.post(url, json=complained_of).status_code == 422
+    assert server.app.state.services.permits.num_used == 0
+
+
 @pytest.mark.parametrize(
     ("route", "body"),
     [

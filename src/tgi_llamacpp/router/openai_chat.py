@@ -43,8 +43,8 @@ async def answer_chat(exchange: Exchange, request: ChatRequest) -> None:
 
 async def _run(exchange: Exchange, request: ChatRequest, num_choices: int) -> None:
     services = exchange.services
-    prompt = await render_prompt(request, services)
     with services.permits.hold(num_choices):
+        prompt = await render_prompt(request, services)
         valid = await _validate(request, prompt, services)
         plans = plan_choices(valid, num_choices)
         headers = render_tgi.compute_headers(services.config.compute_type, len(prompt))
@@ -62,8 +62,8 @@ async def chat_text(exchange: Exchange, request: ChatRequest) -> str:
     services = exchange.services
     services.metrics.count_request()
     check_chat(request, services)
-    prompt = await render_prompt(request, services)
     with services.permits.hold(1):
+        prompt = await render_prompt(request, services)
         valid = await _validate(request, prompt, services)
         with Generation(services, plan_choices(valid, 1), keep_stop=False) as generation:
             events = await collect(generation)
