@@ -23,14 +23,18 @@ from __future__ import annotations
 
 
 class TgiError(Exception):
-    """An error that becomes an HTTP answer. `message` is the whole text on the wire."""
+    """An error that becomes an HTTP answer. `message` is the whole text on the wire.
+
+    `param` is the field of the request that is to blame, where the message does not begin with it.
+    """
 
     error_type = "generation"
     http_status = 500
 
-    def __init__(self, message: str) -> None:
+    def __init__(self, message: str, param: str | None = None) -> None:
         super().__init__(message)
         self.message = message
+        self.param = param
 
 
 class BodyError(TgiError):
@@ -38,8 +42,8 @@ class BodyError(TgiError):
 
     error_type = "body"
 
-    def __init__(self, message: str, http_status: int) -> None:
-        super().__init__(message)
+    def __init__(self, message: str, http_status: int, param: str | None = None) -> None:
+        super().__init__(message, param)
         self.http_status = http_status
 
 
@@ -49,8 +53,8 @@ class ValidationError(TgiError):
     error_type = "validation"
     http_status = 422
 
-    def __init__(self, reason: str) -> None:
-        super().__init__(f"Input validation error: {reason}")
+    def __init__(self, reason: str, param: str | None = None) -> None:
+        super().__init__(f"Input validation error: {reason}", param)
         self.reason = reason
 
 

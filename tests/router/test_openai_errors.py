@@ -69,7 +69,7 @@ TOOL = {"type": "function", "function": {"name": "f", "parameters": {}}}
             "`prompt` token ids must be < 400000. Given: 400000",
             "prompt",
         ),
-        (TEXT, {"prompt": ""}, "`inputs` cannot be empty", "inputs"),
+        (TEXT, {"prompt": ""}, "`prompt` cannot be empty", "prompt"),
     ],
 )
 @pytest.mark.parametrize("stream", [False, True])
@@ -115,8 +115,12 @@ def test_neutral_values_of_unsupported_fields_are_no_reason(http: httpx.Client) 
 
 
 def test_too_long_a_prompt_has_openais_code(http: httpx.Client) -> None:
-    response = http.post(TEXT, json={"prompt": "a" * 3000})
-    assert response.json()["error"]["code"] == "context_length_exceeded"
+    long = "a" * 3000
+    chat = [{"role": "user", "content": long}]
+    for route, field, value in ((TEXT, "prompt", long), (CHAT, "messages", chat)):
+        error = http.post(route, json={field: value}).json()["error"]
+        assert error["code"] == "context_length_exceeded"
+        assert error["param"] == field
 
 
 def test_what_the_template_says_reaches_the_client(http: httpx.Client) -> None:
@@ -134,6 +138,28 @@ def test_bodies_of_the_wrong_shape_have_the_object_too(http: httpx.Client) -> No
         assert response.status_code == status
         assert response.json()["error"]["type"] == "invalid_request_error"
     assert http.post(CHAT, content=b"{}").status_code == 415
+
+
+@pytest.mark.parametrize(
+    ("route", "body", "param"),
+    [
+        (CHAT, b'{"messages":[],"temperature":"hot"}', "temperature"),
+        (CHAT, b'{"messages":[{"role":"user"}]}', "messages"),
+        (CHAT, b'{"messages":[],"stream_options":{"include_usage":1}}', "stream_options"),
+        (CHAT, b"{}", "messages"),
+        (CHAT, b'{"n":1,"n":2,"messages":[]}', "n"),
+        (TEXT, b'{"prompt":[]}', "prompt"),
+        (TEXT, b'{"prompt":"a","stop":[1]}', "stop"),
+        (TEXT, b"{", None),
+        (TEXT, b'{"prompt":', None),
+        (TEXT, b"[]", None),
+    ],
+)
+def test_a_value_of_the_wrong_type_is_blamed_on_its_field(
+    http: httpx.Client, route: str, body: bytes, param: str | None
+) -> None:
+    response = http.post(route, content=body, headers={"content-type": "application/json"})
+    assert response.json()["error"]["param"] == param
 
 
 def _one_then_silence(submit: Submit) -> list[FakeToken]:

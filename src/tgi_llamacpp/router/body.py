@@ -84,7 +84,7 @@ def decode_exactly(body: bytes, shape: Shape[T]) -> T:
             message = f"Failed to parse the request body as JSON: {detail}"
             raise BodyError(message, 400) from None
         message = f"Failed to deserialize the JSON body into the target type: {detail}"
-        raise BodyError(message, 422) from None
+        raise BodyError(message, 422, error.field) from None
 
 
 def _unique_keys(pairs: list[tuple[str, object]]) -> dict[str, object]:

@@ -26,14 +26,32 @@ _QUOTE, _BACKSLASH, _OBJECT, _ARRAY = b'"\\{['
 
 
 class ReadError(Exception):
-    """Why the body is no request. `index` is where the reader stood, None until it is known."""
+    """Why the body is no request. `index` is where the reader stood, None until it is known.
 
-    def __init__(self, message: str, index: int | None = None, *, is_syntax: bool = False) -> None:
+    `key` is the member that is missing or there twice, where that is the complaint.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        index: int | None = None,
+        *,
+        is_syntax: bool = False,
+        key: str | None = None,
+    ) -> None:
         super().__init__(message)
         self.message = message
         self.index = index
         self.is_syntax = is_syntax
+        self.key = key
         self.path: list[str | int] = []  # outermost first
+
+    @property
+    def field(self) -> str | None:
+        """The member of the outermost object that is to blame, if one is."""
+        if not self.path:
+            return self.key
+        return self.path[0] if isinstance(self.path[0], str) else None
 
     def inside(self, key: str | int) -> ReadError:
         """This error, met while reading the value of `key`."""

@@ -85,7 +85,7 @@ def to_parameters(
 
 
 def to_rules(
-    fields: SamplingFields, *, max_top_tokens: int, add_special_tokens: bool
+    fields: SamplingFields, *, max_top_tokens: int, add_special_tokens: bool, prompt_field: str
 ) -> RouteRules:
     """OpenAI's penalties look at the output alone; temperature 0 is greedy."""
     return RouteRules(
@@ -95,6 +95,7 @@ def to_rules(
         is_greedy=fields.temperature == 0,
         ignore_eog=fields.ignore_eos,
         add_special_tokens=add_special_tokens,
+        prompt_field=prompt_field,
     )
 
 

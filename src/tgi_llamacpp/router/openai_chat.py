@@ -77,7 +77,12 @@ async def _validate(request: ChatRequest, prompt: str, services: Services) -> Va
     parameters = to_parameters(
         request, request.max_tokens if max_tokens is None else max_tokens, num_top
     )
-    rules = to_rules(request, max_top_tokens=MAX_TOP_LOGPROBS, add_special_tokens=False)
+    rules = to_rules(
+        request,
+        max_top_tokens=MAX_TOP_LOGPROBS,
+        add_special_tokens=False,
+        prompt_field="messages",
+    )
     return await validate(services, prompt, parameters, rules)
 
 

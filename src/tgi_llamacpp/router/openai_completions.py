@@ -80,7 +80,9 @@ async def _validate(
     request: CompletionRequest, prompt: str | list[int], services: Services
 ) -> ValidRequest:
     parameters = to_parameters(request, request.max_tokens, request.logprobs or 0)
-    rules = to_rules(request, max_top_tokens=MAX_LOGPROBS, add_special_tokens=True)
+    rules = to_rules(
+        request, max_top_tokens=MAX_LOGPROBS, add_special_tokens=True, prompt_field="prompt"
+    )
     return await validate(services, prompt, parameters, rules)
 
 

@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterable
 
 from tgi_llamacpp import __version__
-from tgi_llamacpp.errors import TgiError
+from tgi_llamacpp.errors import BodyError, TgiError
 from tgi_llamacpp.router.detokenizer import Detokenizer
 from tgi_llamacpp.router.generation import FinishReason, TokenEvent
 from tgi_llamacpp.router.json_format import dumps, float32, quote
@@ -146,8 +146,14 @@ def error_text(error: TgiError) -> str:
 
 
 def _param(error: TgiError) -> str | None:
-    named = _NAMED.match(error.message) if error.http_status == 422 else None
+    if error.param is not None:
+        return error.param
+    named = _NAMED.match(error.message) if _names_a_field(error) else None
     return None if named is None else _OPENAI_NAMES.get(named[1], named[1])
+
+
+def _names_a_field(error: TgiError) -> bool:
+    return error.http_status == 422 and not isinstance(error, BodyError)
 
 
 def _code(error: TgiError) -> str:

@@ -294,7 +294,7 @@ class Object(Generic[T]):
                 return
             argument = self._rename.get(key, key)
             if argument in known:
-                raise ReadError(f"duplicate field `{argument}`")
+                raise ReadError(f"duplicate field `{argument}`", key=argument)
             known[argument] = reader.read_member(key, lambda: shape.read(reader))
 
         reader.read_object(visit)
@@ -307,7 +307,7 @@ class Object(Generic[T]):
     def _build(self, known: dict[str, object]) -> T:
         for key in self._required:
             if self._rename.get(key, key) not in known:
-                raise Misfit(f"missing field `{key}`")
+                raise Misfit(f"missing field `{key}`", key=key)
         return self._make(**known)
 
     def schema(self, definitions: Definitions) -> Schema:

@@ -34,6 +34,7 @@ class RouteRules:
     is_greedy: bool = False  # whatever the parameters say
     ignore_eog: bool = False
     add_special_tokens: bool = True
+    prompt_field: str = "inputs"  # where the prompt came from
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,12 +66,12 @@ async def validate(
     check_parameters(parameters, limits, rules.max_top_tokens)
     _check_penalty(rules.presence_penalty, "presence_penalty")
     if not prompt:
-        raise ValidationError("`inputs` cannot be empty")
+        raise ValidationError(f"`{rules.prompt_field}` cannot be empty")
     _check_truncate(parameters.truncate, limits)
     ids = await _to_ids(services, prompt, rules.add_special_tokens)
     if parameters.truncate is not None:
         ids = ids[-parameters.truncate :]
-    max_new_tokens = _output_budget(len(ids), parameters.max_new_tokens, limits)
+    max_new_tokens = _output_budget(len(ids), parameters.max_new_tokens, limits, rules.prompt_field)
     _refuse_unsupported(parameters, limits)
     services.metrics.observe_valid(len(ids), max_new_tokens)
     sampled = is_sampled(parameters) and not rules.is_greedy
@@ -174,18 +175,25 @@ async def _to_ids(
     return np.array(prompt, dtype=np.int32)
 
 
-def _output_budget(num_input: int, goal: int | None, limits: LimitsConfig) -> int:
-    """How many tokens this request may produce: its goal, or what room there is."""
+def _output_budget(
+    num_input: int, goal: int | None, limits: LimitsConfig, prompt_field: str
+) -> int:
+    """How many tokens this request may produce: its goal, or what room there is.
+
+    On every route the words are TGI's, which clients know; `prompt_field` is the error's param.
+    """
     room = max(0, limits.max_total_tokens - num_input)
     chunk = min(room if goal is None else goal, _TGI_CHUNK)
     if num_input + chunk > limits.max_total_tokens:
         raise ValidationError(
             f"`inputs` tokens + `max_new_tokens` must be <= {limits.max_total_tokens}. "
-            f"Given: {num_input} `inputs` tokens and {chunk} `max_new_tokens`"
+            f"Given: {num_input} `inputs` tokens and {chunk} `max_new_tokens`",
+            prompt_field,
         )
     if num_input > limits.max_input_tokens or not room:
         raise ValidationError(
-            f"`inputs` must have less than {limits.max_input_tokens} tokens. Given: {num_input}"
+            f"`inputs` must have less than {limits.max_input_tokens} tokens. Given: {num_input}",
+            prompt_field,
         )
     return room if goal is None else min(goal, room)
 
