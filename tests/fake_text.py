@@ -93,6 +93,11 @@ class FakeDetokenizer:
     def token_text(self, token_id: int) -> str:
         return token_text(token_id)
 
+    def token_bytes(self, token_id: int) -> bytes:
+        if token_id >= FIRST_BYTE:
+            return bytes([token_id - FIRST_BYTE])
+        return token_text(token_id).encode()
+
     def decode(self, ids: Iterable[int]) -> str:
         return "".join(token_text(i) for i in ids if i not in SPECIAL)
 

@@ -121,6 +121,27 @@ def test_an_added_token_is_written_as_it_is(tmp_path: Path) -> None:
     assert Detokenizer(loaded).decode([added]) == "\u00f5"
 
 
+@given(st.text(max_size=40))
+def test_the_bytes_of_a_text_are_those_of_its_tokens(
+    byte_fallback: LoadedTokenizer, text: str
+) -> None:
+    """Also of tokens that are no whole character."""
+    ids = ids_of(BYTE_LEVEL, text)
+    detokenizer = Detokenizer(BYTE_LEVEL)
+    data = b"".join(detokenizer.token_bytes(i) or b"" for i in ids)
+    assert data == BYTE_LEVEL.tokenizer.decode(ids, skip_special_tokens=False).encode()
+    detokenizer = Detokenizer(byte_fallback)
+    emoji = "\U0001f600".encode()
+    parts = [detokenizer.token_bytes(i) for i in byte_ids(byte_fallback, emoji)]
+    assert parts == [emoji[place : place + 1] for place in range(4)]
+
+
+def test_what_a_decoder_cannot_say_of_a_lone_token_has_no_bytes() -> None:
+    detokenizer = Detokenizer(wordpiece())
+    assert detokenizer.token_bytes(3) == b"we"
+    assert detokenizer.token_bytes(5) is None
+
+
 def test_generated_text_keeps_the_space_of_its_first_token(byte_fallback: LoadedTokenizer) -> None:
     ids = ids_of(byte_fallback, "ab ab")
     assert pushed(Detokenizer(byte_fallback), ids) == [" ab", " ab", ""]

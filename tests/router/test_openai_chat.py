@@ -258,8 +258,11 @@ def test_fields_without_effect_are_taken(http: httpx.Client) -> None:
     assert http.post(CHAT, json={"messages": HI, **fields}).status_code == 200
 
 
-def test_a_part_of_a_character_has_no_bytes(make_server: MakeServer) -> None:
+def test_bytes_of_parts_of_a_character_add_up_to_it(make_server: MakeServer) -> None:
     server = make_server(_emoji)
     answer = httpx.post(server.url + CHAT, json={"messages": HI, "logprobs": True}).json()
     content = answer["choices"][0]["logprobs"]["content"]
-    assert [item["bytes"] for item in content] == [None] * 4 + [[60, 47, 115, 62]]
+    *parts, end = [bytes(item["bytes"]) for item in content]
+    assert [len(part) for part in parts] == [1, 1, 1, 1]
+    assert b"".join(parts).decode() == "😀"
+    assert end == b"</s>"

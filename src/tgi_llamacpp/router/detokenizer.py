@@ -73,6 +73,16 @@ class Detokenizer:
         stream = self.stream()
         return stream.push(token_id) + stream.flush()
 
+    def token_bytes(self, token_id: int) -> bytes | None:
+        """The bytes that a token stands for, whole characters or not; a special one's own text.
+
+        None where the tokenizer's own decoder makes no text of a lone token.
+        """
+        if self._table is not None:
+            return self._table.bytes_of(token_id)
+        text = self.token_text(token_id)
+        return None if _REPLACEMENT in text else text.encode()
+
     def decode(self, ids: Iterable[int]) -> str:
         """The generated text of `ids`: special tokens left out, a broken tail replaced."""
         stream = self.stream()
@@ -95,21 +105,25 @@ class _ByteTable:
         self.parts: dict[int, bytes] = {}
         self._tokenizer = tokenizer
         self._added_ids = tokenizer.tokenizer.get_added_tokens_decoder().keys()
-        self._bytes_of = bytes_of
+        self._decode_piece = bytes_of
 
     def add(self, token_id: int) -> None:
         """Fills in one id, in `texts` or in `parts`."""
-        data = self._bytes(token_id, self._tokenizer.piece(token_id) or "")
+        data = self.bytes_of(token_id)
         try:
             self.texts[token_id] = data.decode()
         except UnicodeDecodeError:
             self.parts[token_id] = data
 
-    def _bytes(self, token_id: int, piece: str) -> bytes:
+    def bytes_of(self, token_id: int) -> bytes:
+        """What the token stands for; nothing for a padding id."""
+        piece = self._tokenizer.piece(token_id) or ""
         is_added = token_id in self._added_ids
-        if token_id in self.special_ids or (is_added and self._bytes_of is _bytes_of_byte_level):
+        if token_id in self.special_ids or (
+            is_added and self._decode_piece is _bytes_of_byte_level
+        ):
             return piece.encode()  # written as text, not in the byte alphabet
-        return self._bytes_of(piece)
+        return self._decode_piece(piece)
 
 
 class _TableStream:

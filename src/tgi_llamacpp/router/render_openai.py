@@ -19,7 +19,6 @@ from tgi_llamacpp.router.json_format import dumps, float32, quote
 
 SYSTEM_FINGERPRINT = f"{__version__}-native"
 _FINISH = {FinishReason.LENGTH: "length", FinishReason.EOS: "stop", FinishReason.STOP: "stop"}
-_REPLACEMENT = "\ufffd"
 _NAMED = re.compile(r"(?:Input validation error: |[^:]*: )?`(\w+)`")
 _OPENAI_NAMES = {"max_new_tokens": "max_tokens", "top_n_tokens": "top_logprobs"}
 _TYPES = {401: "authentication_error", 404: "not_found_error", 429: "rate_limit_error"}
@@ -92,17 +91,17 @@ def chat_logprobs(events: Iterable[TokenEvent], detokenizer: Detokenizer, num_to
 
 def _chat_logprob(event: TokenEvent, detokenizer: Detokenizer, num_top: int) -> str:
     tops = (
-        f"{{{_token_logprob(detokenizer.token_text(token_id), logprob)}}}"
+        f"{{{_token_logprob(token_id, logprob, detokenizer)}}}"
         for token_id, logprob in (event.alternatives or [])[:num_top]
     )
-    own = _token_logprob(detokenizer.token_text(event.id), event.logprob)
+    own = _token_logprob(event.id, event.logprob, detokenizer)
     return f'{{{own},"top_logprobs":[{",".join(tops)}]}}'
 
 
-def _token_logprob(text: str, logprob: float) -> str:
-    # A token that is part of a character has no text, and its text no bytes to speak of.
-    data = "null" if _REPLACEMENT in text else f"[{','.join(map(str, text.encode()))}]"
-    return f'"token":{quote(text)},"logprob":{float32(logprob)},"bytes":{data}'
+def _token_logprob(token_id: int, logprob: float, detokenizer: Detokenizer) -> str:
+    text, data = detokenizer.token_text(token_id), detokenizer.token_bytes(token_id)
+    numbers = "null" if data is None else f"[{','.join(map(str, data))}]"
+    return f'"token":{quote(text)},"logprob":{float32(logprob)},"bytes":{numbers}'
 
 
 def text_logprobs(
