@@ -48,6 +48,7 @@ def test_a_chat_is_answered_with_one_message(http: httpx.Client) -> None:
         "prompt_tokens": num_prompt,
         "completion_tokens": 4,
         "total_tokens": num_prompt + 4,
+        "prompt_tokens_details": {"cached_tokens": 0},
     }
     assert response.headers["x-prompt-tokens"] == str(num_prompt)
     assert response.headers["x-compute-characters"] == str(num_prompt)

@@ -24,7 +24,12 @@ def test_a_prompt_is_completed(http: httpx.Client) -> None:
     assert answer["choices"] == [
         {"index": 0, "text": " love to code", "logprobs": None, "finish_reason": "stop"}
     ]
-    assert answer["usage"] == {"prompt_tokens": 3, "completion_tokens": 4, "total_tokens": 7}
+    assert answer["usage"] == {
+        "prompt_tokens": 3,
+        "completion_tokens": 4,
+        "total_tokens": 7,
+        "prompt_tokens_details": {"cached_tokens": 0},
+    }
     assert "x-compute-time" not in response.headers
     assert response.headers["x-generated-tokens"] == "4"
 
@@ -103,6 +108,26 @@ def test_logprobs_have_the_old_form(make_server: MakeServer) -> None:
     logprobs = [c["choices"][0]["logprobs"] for c in chunks]
     assert [p["text_offset"] for p in logprobs] == [[0], [5]]
     assert logprobs[1]["tokens"] == [" to"]
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_cached_tokens_are_counted_once_for_each_prompt(
+    make_server: MakeServer, stream: bool
+) -> None:
+    server = make_server()
+
+    def script(submit: Submit) -> list[FakeToken]:
+        server.client._open[submit.seq_id].num_cached_tokens = submit.seq_id % 2 + 1
+        return [FakeToken(5360, finish=Finish.LENGTH)]
+
+    server.engine.script = script
+    body = {"prompt": ["abc", "def"], "n": 2, "stream": stream}
+    body["stream_options"] = {"include_usage": True}
+    response = httpx.post(server.url + PATH, json=body)
+    usage = (sse_events(response)[-1] if stream else response.json())["usage"]
+    assert usage["prompt_tokens"] == 8
+    assert usage["prompt_tokens_details"] == {"cached_tokens": 4}  # of sequences 1 and 3
+    assert usage["completion_tokens"] == 4
 
 
 def test_a_stop_string_is_cut(http: httpx.Client) -> None:

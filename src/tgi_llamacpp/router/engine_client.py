@@ -53,6 +53,7 @@ class OpenSequence:
         "ignore_eog",
         "mailbox",
         "max_new_tokens",
+        "num_cached_tokens",
         "params",
         "prompt_ids",
         "seq_id",
@@ -77,6 +78,7 @@ class OpenSequence:
         self.params = params
         self.ignore_eog = ignore_eog
         self.admitted_s: float | None = None  # time.perf_counter() when it left the queue
+        self.num_cached_tokens = 0  # of the prompt, which the engine had computed before
 
     def to_submit(self) -> Submit:
         """The frame that starts this sequence, or resumes it where it stands."""

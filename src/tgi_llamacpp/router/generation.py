@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import enum
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -162,6 +163,25 @@ class Generation:
     @property
     def is_finished(self) -> bool:
         return self._num_unfinished == 0
+
+    @property
+    def num_prompt_tokens(self) -> int:
+        """Of all prompts; one that several sequences share is counted once."""
+        return sum(sequence.plan.request.num_prompt for sequence in self._firsts())
+
+    @property
+    def num_cached_tokens(self) -> int:
+        """Prompt tokens that the engine did not compute, as the first sequence of each met them."""
+        return sum(sequence.open.num_cached_tokens for sequence in self._firsts())
+
+    @property
+    def num_generated_tokens(self) -> int:
+        """Of all sequences, up to now."""
+        return sum(sequence.text.num_tokens for sequence in self.sequences)
+
+    def _firsts(self) -> Iterable[RunningSequence]:
+        """The first sequence of every prompt."""
+        return {id(s.plan.request): s for s in reversed(self.sequences)}.values()
 
     async def next_events(self) -> list[TokenEvent]:
         """What arrived since the last call, in order; waits for the next step if nothing did.

@@ -142,8 +142,6 @@ async def _respond(
     headers: list[render_tgi.Header],
 ) -> None:
     times = exchange.report_success(generation.sequences)
-    num_prompt = generation.sequences[0].plan.request.num_prompt
-    num_generated = sum(map(len, events))
     head = render_openai.Head(
         "chat.completion", "chatcmpl-", model_name(request, exchange.services)
     )
@@ -156,10 +154,15 @@ async def _respond(
         )
         for index, of_choice in enumerate(events)
     )
-    body = head.whole(choices, render_openai.usage(num_prompt, num_generated))
+    body = head.whole(choices, render_openai.usage(generation))
     await exchange.respond(
         body.encode(),
-        headers=[*headers, *render_tgi.time_headers(times, num_prompt, num_generated)],
+        headers=[
+            *headers,
+            *render_tgi.time_headers(
+                times, generation.num_prompt_tokens, generation.num_generated_tokens
+            ),
+        ],
     )
 
 
@@ -177,7 +180,6 @@ class _ChatFold:
         self._services = services
         self._request = request
         self._generation = generation
-        self._num_generated = 0
         self._head = render_openai.Head(
             "chat.completion.chunk", "chatcmpl-", model_name(request, services)
         )
@@ -190,7 +192,6 @@ class _ChatFold:
         )
 
     def render(self, event: TokenEvent) -> str:
-        self._num_generated += 1
         chunk = ""
         if event.visible or self._request.logprobs:
             logprobs = _logprobs(self._request, [event], self._services)
@@ -204,9 +205,7 @@ class _ChatFold:
     def last(self) -> str:
         if not self._request.include_usage:
             return ""
-        num_prompt = self._generation.sequences[0].plan.request.num_prompt
-        usage = render_openai.usage(num_prompt, self._num_generated)
-        return sse_event(self._head.whole((), usage))
+        return sse_event(self._head.whole((), render_openai.usage(self._generation)))
 
     def _chunk(self, choice: str) -> str:
         return sse_event(self._head.chunk(choice))

@@ -111,12 +111,6 @@ def _check(request: CompletionRequest, services: Services) -> int:
     return check_supported(request, services)
 
 
-def _usage(generation: Generation, num_generated: int) -> str:
-    """Each prompt is counted once, whatever the number of its choices."""
-    prompts = {id(s.plan.request): s.plan.request.num_prompt for s in generation.sequences}
-    return render_openai.usage(sum(prompts.values()), num_generated)
-
-
 async def _respond(
     exchange: Exchange,
     request: CompletionRequest,
@@ -136,7 +130,7 @@ async def _respond(
         )
         for index, of_choice in enumerate(events)
     )
-    body = head.whole(choices, _usage(generation, sum(map(len, events))))
+    body = head.whole(choices, render_openai.usage(generation))
     await exchange.respond(body.encode(), headers=[*headers, *_time_headers(exchange, generation)])
 
 
@@ -176,7 +170,6 @@ class _CompletionFold:
         self._generation = generation
         self._echoed = echoed or []
         self._offsets = [0] * len(generation.sequences)
-        self._num_generated = 0
         self._head = render_openai.Head("text_completion", "cmpl-", model_name(request, services))
 
     def first(self) -> str:
@@ -186,7 +179,6 @@ class _CompletionFold:
         )
 
     def render(self, event: TokenEvent) -> str:
-        self._num_generated += 1
         has_logprobs = self._request.logprobs is not None
         if not (event.visible or has_logprobs or event.finish is not None):
             return ""
@@ -199,7 +191,7 @@ class _CompletionFold:
     def last(self) -> str:
         if not self._request.include_usage:
             return ""
-        return sse_event(self._head.whole((), _usage(self._generation, self._num_generated)))
+        return sse_event(self._head.whole((), render_openai.usage(self._generation)))
 
     def _chunk(self, choice: str) -> str:
         return sse_event(self._head.chunk(choice))

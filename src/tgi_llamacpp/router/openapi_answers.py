@@ -147,7 +147,9 @@ def _openai() -> Definitions:
             id=_TEXT, object=_constant("model"), created={"type": "integer"}, owned_by=_TEXT
         ),
         "ModelList": _closed(object=_constant("list"), data=array(reference("Model"))),
-        "Usage": _closed(**dict.fromkeys(counts, _COUNT)),
+        "Usage": _closed(
+            **dict.fromkeys(counts, _COUNT), prompt_tokens_details=_closed(cached_tokens=_COUNT)
+        ),
     }
 
 

@@ -14,7 +14,7 @@ from collections.abc import Iterable
 from tgi_llamacpp import __version__
 from tgi_llamacpp.errors import BodyError, TgiError
 from tgi_llamacpp.router.detokenizer import Detokenizer
-from tgi_llamacpp.router.generation import FinishReason, TokenEvent
+from tgi_llamacpp.router.generation import FinishReason, Generation, TokenEvent
 from tgi_llamacpp.router.json_format import dumps, float32, quote
 
 SYSTEM_FINGERPRINT = f"{__version__}-native"
@@ -44,11 +44,13 @@ class Head:
         return f'{{{self.text},"choices":[{choice}],"usage":null}}'
 
 
-def usage(num_prompt: int, num_completion: int) -> str:
-    """The token counts."""
+def usage(generation: Generation) -> str:
+    """The token counts so far. A prompt is counted once, whatever the number of its choices."""
+    num_prompt, num_generated = generation.num_prompt_tokens, generation.num_generated_tokens
     return (
-        f'{{"prompt_tokens":{num_prompt},"completion_tokens":{num_completion},'
-        f'"total_tokens":{num_prompt + num_completion}}}'
+        f'{{"prompt_tokens":{num_prompt},"completion_tokens":{num_generated},'
+        f'"total_tokens":{num_prompt + num_generated},'
+        f'"prompt_tokens_details":{{"cached_tokens":{generation.num_cached_tokens}}}}}'
     )
 
 
