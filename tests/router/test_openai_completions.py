@@ -130,6 +130,36 @@ def test_cached_tokens_are_counted_once_for_each_prompt(
     assert usage["completion_tokens"] == 4
 
 
+def _as_likely_as_the_prompt_says(submit: Submit) -> list[FakeToken]:
+    """Sequences get likelier one by one; what is longer is worse in sum and better in mean."""
+    length = submit.seq_id
+    tokens = [FakeToken(ord("0") + length, -1.0 / length) for _ in range(length)]
+    return [*tokens[:-1], FakeToken(tokens[-1].id, -1.0 / length, Finish.LENGTH)]
+
+
+def test_best_of_answers_with_the_likeliest_by_mean_and_counts_all(
+    make_server: MakeServer,
+) -> None:
+    server = make_server(_as_likely_as_the_prompt_says)
+    body = {"prompt": ["a", "b"], "n": 2, "best_of": 3, "echo": True, "seed": 7}
+    answer = httpx.post(server.url + PATH, json=body).json()
+    texts = [choice["text"] for choice in answer["choices"]]
+    assert texts == ["a333", "a22", "b666666", "b55555"]
+    assert [choice["index"] for choice in answer["choices"]] == [0, 1, 2, 3]
+    assert answer["usage"]["completion_tokens"] == 1 + 2 + 3 + 4 + 5 + 6
+    seeds = [submit.params.seed for submit in _submits(server)]
+    assert seeds == [sequence_seed(7, choice) for choice in (0, 1, 2)] * 2
+
+
+def test_best_of_is_streamed_only_where_it_chooses_nothing(http: httpx.Client) -> None:
+    body = {"prompt": "a", "n": 2, "best_of": 2, "stream": True}
+    assert len(sse_events(http.post(PATH, json=body))) == 8
+    refused = http.post(PATH, json={**body, "best_of": 3})
+    assert refused.status_code == 422
+    assert refused.json()["error"]["param"] == "best_of"
+    assert "cannot be streamed" in refused.json()["error"]["message"]
+
+
 def test_a_stop_string_is_cut(http: httpx.Client) -> None:
     answer = http.post(PATH, json={"prompt": "a", "stop": " code"}).json()
     assert answer["choices"][0]["text"] == " love to"

@@ -52,10 +52,11 @@ TOOL = {"type": "function", "function": {"name": "f", "parameters": {}}}
         (CHAT, {"stop": [""]}, "`stop` sequences cannot be empty", "stop"),
         (
             TEXT,
-            {"best_of": 3},
-            "`best_of` other than `n` is not supported on this route",
+            {"best_of": 2, "n": 3},
+            "`best_of` must be >= `n` (3) and <= 8. Given: 2",
             "best_of",
         ),
+        (TEXT, {"best_of": 9}, "`best_of` must be >= `n` (1) and <= 8. Given: 9", "best_of"),
         (TEXT, {"logprobs": 6}, "`logprobs` must be >= 0 and <= 5. Given: 6", "logprobs"),
         (
             TEXT,

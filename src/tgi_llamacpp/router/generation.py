@@ -8,8 +8,9 @@ events. Rows come from router/mailbox.py.
 from __future__ import annotations
 
 import enum
+import math
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -49,6 +50,12 @@ class TokenEvent(NamedTuple):
     visible: str
     finish: FinishReason | None
     alternatives: Alternatives | None
+
+
+def mean_logprob(events: Sequence[TokenEvent]) -> float:
+    """By what candidates are compared; -inf where it is not a number."""
+    mean = sum(event.logprob for event in events) / len(events)
+    return -math.inf if math.isnan(mean) else mean
 
 
 class SequenceText:

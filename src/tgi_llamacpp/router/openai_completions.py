@@ -9,7 +9,7 @@ from __future__ import annotations
 from tgi_llamacpp.errors import TgiError, ValidationError
 from tgi_llamacpp.router import render_openai, render_tgi
 from tgi_llamacpp.router.exchange import Exchange
-from tgi_llamacpp.router.generation import Generation, Planned, TokenEvent
+from tgi_llamacpp.router.generation import Generation, Planned, TokenEvent, mean_logprob
 from tgi_llamacpp.router.openai import (
     check_supported,
     collect,
@@ -57,10 +57,11 @@ async def answer_completion(exchange: Exchange, request: CompletionRequest) -> N
 
 async def _run(exchange: Exchange, request: CompletionRequest, num_choices: int) -> None:
     services = exchange.services
-    with services.permits.hold(num_choices * len(request.prompt)):
+    num_drawn = num_choices if request.best_of is None else request.best_of
+    with services.permits.hold(num_drawn * len(request.prompt)):
         plans: list[Planned] = []
         for prompt in request.prompt:
-            plans += plan_choices(await _validate(request, prompt, services), num_choices)
+            plans += plan_choices(await _validate(request, prompt, services), num_drawn)
         texts = [_prompt_text(prompt, services) for prompt in request.prompt]
         headers = render_tgi.compute_headers(
             services.config.compute_type, sum(len(text) for text in texts)
@@ -71,9 +72,25 @@ async def _run(exchange: Exchange, request: CompletionRequest, num_choices: int)
                 fold = _CompletionFold(services, request, generation, echoed)
                 await stream_chunks(exchange, generation, fold, headers)
                 return
-            events = await collect(generation)
+            events = _best(await collect(generation), num_drawn, num_choices)
     exchange.report_success(generation.sequences)
     await _respond(exchange, request, generation, events, echoed, headers)
+
+
+def _best(
+    drawn: list[list[TokenEvent]], num_drawn: int, num_choices: int
+) -> list[list[TokenEvent]]:
+    """Of each prompt's candidates the likeliest, best first; all, as drawn, where all are wanted.
+
+    Likeliest is by the mean log-probability of a token, as OpenAI has it.
+    """
+    if num_drawn == num_choices:
+        return drawn
+    kept: list[list[TokenEvent]] = []
+    for start in range(0, len(drawn), num_drawn):
+        candidates = drawn[start : start + num_drawn]
+        kept += sorted(candidates, key=mean_logprob, reverse=True)[:num_choices]
+    return kept
 
 
 async def _validate(
@@ -100,15 +117,29 @@ def _check(request: CompletionRequest, services: Services) -> int:
         raise BatchSizeExceeded(
             f"Number of prompts exceeds the maximum allowed batch size of {limit}"
         )
-    if request.best_of not in (None, request.n or 1):
-        raise ValidationError("`best_of` other than `n` is not supported on this route")
     if (request.logprobs or 0) > MAX_LOGPROBS:
         raise ValidationError(
             f"`logprobs` must be >= 0 and <= {MAX_LOGPROBS}. Given: {request.logprobs}"
         )
     if request.echo and request.logprobs is not None:
         raise ValidationError("`echo` together with `logprobs` is not supported yet")
-    return check_supported(request, services)
+    num_choices = check_supported(request, services)
+    _check_best_of(request, num_choices, services.config.limits.max_concurrent_requests)
+    return num_choices
+
+
+def _check_best_of(request: CompletionRequest, num_choices: int, limit: int) -> None:
+    if request.best_of is None:
+        return
+    if not num_choices <= request.best_of <= limit:
+        raise ValidationError(
+            f"`best_of` must be >= `n` ({num_choices}) and <= {limit}. Given: {request.best_of}"
+        )
+    if request.stream and request.best_of != num_choices:
+        raise ValidationError(
+            f"`best_of` ({request.best_of}) other than `n` ({num_choices}) cannot be streamed:"
+            " the best is known at the end"
+        )
 
 
 async def _respond(

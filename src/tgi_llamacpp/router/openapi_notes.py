@@ -135,6 +135,11 @@ def _completion(limits: LimitsConfig) -> Notes:
         "prompt": _says(f"A text or token ids, or a list of at most {several} of them."),
         "logprobs": _says("Report so many alternatives beside each token.", maximum=MAX_LOGPROBS),
         "echo": _says("Put the prompt before the text; not together with logprobs.", default=False),
-        "best_of": _says("Must equal `n`."),
+        "best_of": _says(
+            "Draw so many candidates for each prompt and answer with the `n` likeliest, by the mean"
+            " log-probability of a token. At least `n`; where it is more, not streamed.",
+            minimum=1,
+            maximum=limits.max_concurrent_requests,
+        ),
         "suffix": _says("Not supported.", type="null"),
     }

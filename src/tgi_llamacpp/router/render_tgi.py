@@ -9,7 +9,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from tgi_llamacpp.router.detokenizer import Detokenizer
-from tgi_llamacpp.router.generation import FinishReason, RunningSequence, TokenEvent
+from tgi_llamacpp.router.generation import (
+    FinishReason,
+    RunningSequence,
+    TokenEvent,
+    mean_logprob,
+)
 from tgi_llamacpp.router.json_format import dumps, float32, plain_float, quote
 from tgi_llamacpp.router.mailbox import Alternatives
 from tgi_llamacpp.router.metrics import RequestTimes
@@ -78,7 +83,7 @@ class FinishedSequence:
 
     @property
     def mean_logprob(self) -> float:
-        return sum(event.logprob for event in self._events) / len(self._events)
+        return mean_logprob(self._events)
 
     def details(self, detokenizer: Detokenizer, others: Sequence[FinishedSequence]) -> str:
         """The `details` object; `others` are the candidates that lost, with their full texts."""
