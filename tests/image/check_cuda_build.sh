@@ -65,7 +65,7 @@ if ldd "$library" | grep -v 'libcuda\.so' | grep -q 'not found'; then exit 1; fi
 log "serving the demo model"
 start=$(date +%s%N)
 "$work/venv/bin/text-generation-router-llamacpp" --port "$port" \
-  --model-gguf "$repository/src/tgi_llamacpp/demo/demo.gguf" >"$work/server.log" 2>&1 &
+  --model-id "$repository/src/tgi_llamacpp/demo" --model-gguf "$repository/src/tgi_llamacpp/demo/demo.gguf" >"$work/server.log" 2>&1 &
 server=$!
 trap 'kill "$server" 2>/dev/null || true' EXIT
 for _ in $(seq 300); do
