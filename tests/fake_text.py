@@ -84,6 +84,8 @@ class FakeStream:
 
 
 class FakeDetokenizer:
+    num_vocab = 6000
+
     def stream(self) -> FakeStream:
         return FakeStream()
 

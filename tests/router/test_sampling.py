@@ -1,5 +1,6 @@
 import pytest
 
+from tgi_llamacpp.messages import SamplingParams
 from tgi_llamacpp.router.sampling import is_sampled, random_seed, sequence_seed, to_sampling_params
 from tgi_llamacpp.router.schemas_tgi import GenerateParameters
 
@@ -23,18 +24,24 @@ def test_sampling_is_asked_for_or_implied(fields: dict[str, object], expected: b
 
 def test_greedy_is_temperature_zero_with_the_penalties_kept() -> None:
     parameters = GenerateParameters(repetition_penalty=1.5, frequency_penalty=0.5, top_n_tokens=3)
+    samplers = SamplingParams(min_p=0.5, dry_multiplier=1.0)
     params = to_sampling_params(
-        parameters, is_sampled=False, presence_penalty=0.25, penalize_prompt=True
+        parameters, samplers, is_sampled=False, presence_penalty=0.25, penalize_prompt=True
     )
     assert params.temperature == 0.0
     assert (params.repetition_penalty, params.frequency_penalty) == (1.5, 0.5)
     assert (params.presence_penalty, params.penalize_prompt) == (0.25, True)
     assert params.num_top_tokens == 3
+    assert (params.min_p, params.dry_multiplier) == (0.5, 1.0)
 
 
 def test_unset_settings_are_off() -> None:
     params = to_sampling_params(
-        GenerateParameters(), is_sampled=True, presence_penalty=0.0, penalize_prompt=False
+        GenerateParameters(),
+        SamplingParams(),
+        is_sampled=True,
+        presence_penalty=0.0,
+        penalize_prompt=False,
     )
     assert (params.temperature, params.top_k, params.top_p, params.typical_p) == (1.0, 0, 1.0, 1.0)
 

@@ -32,6 +32,7 @@ from tgi_llamacpp.router.exchange import Endpoint, ErrorText, Handler
 from tgi_llamacpp.router.json_format import dumps
 from tgi_llamacpp.router.metrics import Metrics
 from tgi_llamacpp.router.render_openai import error_text
+from tgi_llamacpp.router.sequence_breakers import SequenceBreakers
 from tgi_llamacpp.router.services import Permits, Services, TextTools
 
 Table = dict[str, dict[str, Handler]]
@@ -82,6 +83,7 @@ def build_app(
         text=text,
         metrics=Metrics(config.limits),
         permits=Permits(config.limits.max_concurrent_requests),
+        breakers=SequenceBreakers(text.detokenizer),
         model_sha=model_sha,
         pipeline_tag=pipeline_tag,
     )

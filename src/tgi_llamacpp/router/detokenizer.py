@@ -52,6 +52,7 @@ class Detokenizer:
         self, tokenizer: LoadedTokenizer, *, extra_special_ids: Iterable[int] = ()
     ) -> None:
         self._special_ids = tokenizer.special_ids.union(extra_special_ids)
+        self.num_vocab = tokenizer.num_vocab  # ids from here on are padding
         self._tokenizer = tokenizer.tokenizer
         bytes_of = _bytes_function(self._tokenizer)
         self._table = (

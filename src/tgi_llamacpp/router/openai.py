@@ -16,6 +16,7 @@ from tgi_llamacpp.router.generation import Generation, Planned, TokenEvent
 from tgi_llamacpp.router.json_format import dumps
 from tgi_llamacpp.router.render_openai import error_text
 from tgi_llamacpp.router.render_tgi import Header
+from tgi_llamacpp.router.samplers import to_samplers
 from tgi_llamacpp.router.schemas_openai import SamplingFields
 from tgi_llamacpp.router.schemas_tgi import GenerateParameters
 from tgi_llamacpp.router.services import Services
@@ -65,8 +66,11 @@ def check_supported(fields: SamplingFields, services: Services) -> int:
 def to_parameters(
     fields: SamplingFields, max_tokens: int | None, num_top_tokens: int
 ) -> GenerateParameters:
-    """OpenAI's sampling fields as TGI's; top_p 1 is "off" here, and 0 keeps the best token."""
-    top_p, top_k = fields.top_p, fields.top_k
+    """OpenAI's sampling fields as TGI's.
+
+    top_p 1 is "off" here, and 0 keeps the best token; top_k 0 and -1 are "off", as in llama.cpp.
+    """
+    top_p, top_k = fields.top_p, None if fields.top_k in (0, -1) else fields.top_k
     if top_p == 0.0:
         top_p, top_k = None, 1
     return GenerateParameters(
@@ -75,7 +79,11 @@ def to_parameters(
         top_p=None if top_p == 1.0 else top_p,
         top_k=top_k,
         typical_p=None if fields.typical_p == 1.0 else fields.typical_p,
-        repetition_penalty=fields.repetition_penalty,
+        repetition_penalty=(
+            fields.repeat_penalty
+            if fields.repetition_penalty is None
+            else fields.repetition_penalty
+        ),
         frequency_penalty=fields.frequency_penalty,
         max_new_tokens=max_tokens,
         stop=fields.stop or [],
@@ -84,10 +92,19 @@ def to_parameters(
     )
 
 
-def to_rules(
-    fields: SamplingFields, *, max_top_tokens: int, add_special_tokens: bool, prompt_field: str
+async def to_rules(
+    fields: SamplingFields,
+    services: Services,
+    *,
+    max_top_tokens: int,
+    add_special_tokens: bool,
+    prompt_field: str,
 ) -> RouteRules:
-    """OpenAI's penalties look at the output alone; temperature 0 is greedy."""
+    """OpenAI's penalties look at the output alone; temperature 0 is greedy.
+
+    Raises:
+        ValidationError: one of llama.cpp's samplers or logit_bias is out of its range.
+    """
     return RouteRules(
         penalize_prompt=False,
         max_top_tokens=max_top_tokens,
@@ -96,6 +113,7 @@ def to_rules(
         ignore_eog=fields.ignore_eos,
         add_special_tokens=add_special_tokens,
         prompt_field=prompt_field,
+        samplers=await to_samplers(fields, services),
     )
 
 

@@ -77,8 +77,9 @@ async def _validate(request: ChatRequest, prompt: str, services: Services) -> Va
     parameters = to_parameters(
         request, request.max_tokens if max_tokens is None else max_tokens, num_top
     )
-    rules = to_rules(
+    rules = await to_rules(
         request,
+        services,
         max_top_tokens=MAX_TOP_LOGPROBS,
         add_special_tokens=False,
         prompt_field="messages",

@@ -9,7 +9,7 @@ from __future__ import annotations
 from tgi_llamacpp.errors import TgiError, ValidationError
 from tgi_llamacpp.router import render_openai, render_tgi
 from tgi_llamacpp.router.exchange import Exchange
-from tgi_llamacpp.router.generation import Generation, Planned, TokenEvent, mean_logprob
+from tgi_llamacpp.router.generation import Generation, TokenEvent, mean_logprob
 from tgi_llamacpp.router.openai import (
     check_supported,
     collect,
@@ -59,9 +59,8 @@ async def _run(exchange: Exchange, request: CompletionRequest, num_choices: int)
     services = exchange.services
     num_drawn = num_choices if request.best_of is None else request.best_of
     with services.permits.hold(num_drawn * len(request.prompt)):
-        plans: list[Planned] = []
-        for prompt in request.prompt:
-            plans += plan_choices(await _validate(request, prompt, services), num_drawn)
+        prompts = await _validate(request, services)
+        plans = [plan for valid in prompts for plan in plan_choices(valid, num_drawn)]
         texts = [_prompt_text(prompt, services) for prompt in request.prompt]
         headers = render_tgi.compute_headers(
             services.config.compute_type, sum(len(text) for text in texts)
@@ -93,14 +92,16 @@ def _best(
     return kept
 
 
-async def _validate(
-    request: CompletionRequest, prompt: str | list[int], services: Services
-) -> ValidRequest:
+async def _validate(request: CompletionRequest, services: Services) -> list[ValidRequest]:
     parameters = to_parameters(request, request.max_tokens, request.logprobs or 0)
-    rules = to_rules(
-        request, max_top_tokens=MAX_LOGPROBS, add_special_tokens=True, prompt_field="prompt"
+    rules = await to_rules(
+        request,
+        services,
+        max_top_tokens=MAX_LOGPROBS,
+        add_special_tokens=True,
+        prompt_field="prompt",
     )
-    return await validate(services, prompt, parameters, rules)
+    return [await validate(services, prompt, parameters, rules) for prompt in request.prompt]
 
 
 def _prompt_text(prompt: str | list[int], services: Services) -> str:

@@ -6,11 +6,20 @@ rules from router/validation.py. Read by router/openapi.py.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 from tgi_llamacpp.config import LimitsConfig
 from tgi_llamacpp.router.openai_chat import MAX_TOP_LOGPROBS
 from tgi_llamacpp.router.openai_completions import MAX_LOGPROBS
+from tgi_llamacpp.router.samplers import (
+    DEFAULT_BREAKERS,
+    MAX_BIAS,
+    MAX_BIASES,
+    MAX_BREAKERS,
+    RANGES,
+    Range,
+)
 from tgi_llamacpp.router.shapes import Definitions, Schema
 
 Notes = Mapping[str, Schema]
@@ -95,7 +104,6 @@ def _sampling(limits: LimitsConfig) -> Notes:
         "top_p": _says(
             "Keep the likeliest tokens up to this probability.", minimum=0.0, maximum=1.0
         ),
-        "top_k": _says("Keep so many of the likeliest tokens.", minimum=1),
         "typical_p": _says(
             "Keep the most typical tokens up to this probability.",
             exclusiveMinimum=0.0,
@@ -111,7 +119,55 @@ def _sampling(limits: LimitsConfig) -> Notes:
         "stream": _says("Answer with server-sent events.", default=False),
         "stream_options": _says("What a stream has beside its tokens."),
         "ignore_eos": _says("Go on where the model would end.", default=False),
+        **_samplers(),
     }
+
+
+def _samplers() -> Notes:
+    """logit_bias and llama.cpp's samplers, with the ranges that router/samplers.py checks."""
+    bias = {"type": "number", "format": "float", "minimum": -MAX_BIAS, "maximum": MAX_BIAS}
+    says = {
+        "top_k": "Keep so many of the likeliest tokens.",
+        "min_p": "Keep what has this fraction of the likeliest token's probability.",
+        "repeat_penalty": "llama.cpp's name of `repetition_penalty`.",
+        "repeat_last_n": "How many of the last tokens the three penalties look at.",
+        "dry_multiplier": "Strength of DRY, which penalises what goes on with a repetition:"
+        " dry_multiplier * dry_base ^ (length of the repetition - dry_allowed_length).",
+        "dry_base": "See `dry_multiplier`.",
+        "dry_allowed_length": "Shortest repetition that DRY penalises.",
+        "dry_penalty_last_n": "How many of the last tokens DRY looks for repetitions in.",
+        "xtc_probability": "How often XTC takes out all but the least likely of the tokens that"
+        " reach `xtc_threshold`. Needs a temperature above 0.",
+        "xtc_threshold": "See `xtc_probability`. Above 0.5 no two tokens reach it.",
+        "mirostat": "Version of Mirostat, in place of every cut. Needs a temperature above 0.",
+        "mirostat_tau": "The surprise that Mirostat aims at, in bits.",
+        "mirostat_eta": "How quickly Mirostat learns.",
+    }
+    return {
+        **{name: _in_range(text, RANGES[name]) for name, text in says.items()},
+        "logit_bias": _says(
+            "Added to the logits of tokens, by id; -100 bans a token.",
+            additionalProperties=bias,
+            maxProperties=MAX_BIASES,
+            propertyNames={"pattern": "^(0|[1-9][0-9]*)$"},
+        ),
+        "dry_sequence_breakers": {
+            "description": "DRY's repetitions do not reach across tokens that hold one of these.",
+            "maxItems": MAX_BREAKERS,
+            "items": {"type": "string", "minLength": 1},
+            "default": list(DEFAULT_BREAKERS),
+        },
+    }
+
+
+def _in_range(text: str, allowed: Range) -> Schema:
+    lowest = "exclusiveMinimum" if allowed.excludes_minimum else "minimum"
+    limits = {} if allowed.maximum in (None, math.inf) else {"maximum": allowed.maximum}
+    return _says(
+        f"{text} {allowed.hint[0].upper()}{allowed.hint[1:]}.",
+        **{lowest: allowed.minimum},
+        **limits,
+    )
 
 
 def _chat() -> Notes:

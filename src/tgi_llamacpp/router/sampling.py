@@ -9,6 +9,8 @@ from __future__ import annotations
 import hashlib
 import secrets
 
+import msgspec
+
 from tgi_llamacpp.messages import SamplingParams
 from tgi_llamacpp.router.schemas_tgi import GenerateParameters
 
@@ -43,17 +45,22 @@ def sequence_seed(seed: int, choice: int) -> int:
 
 def to_sampling_params(
     parameters: GenerateParameters,
+    samplers: SamplingParams,
     *,
     is_sampled: bool,
     presence_penalty: float,
     penalize_prompt: bool,
 ) -> SamplingParams:
-    """The engine's parameters, with the seed still open (0). Not sampled is temperature 0."""
+    """The engine's parameters, with the seed still open (0). Not sampled is temperature 0.
+
+    `samplers` are those that TGI's parameters do not speak of.
+    """
 
     def given(value: float | None, default: float) -> float:
         return default if value is None else value
 
-    return SamplingParams(
+    return msgspec.structs.replace(
+        samplers,
         temperature=given(parameters.temperature, 1.0) if is_sampled else 0.0,
         top_k=parameters.top_k or 0,
         top_p=given(parameters.top_p, 1.0),

@@ -27,6 +27,7 @@ from tgi_llamacpp.router.shapes import (
     Float32,
     Integer,
     ListOf,
+    MapOf,
     Nullable,
     Object,
     Shape,
@@ -37,20 +38,6 @@ _SEED = Integer("i64", -(2**63), 2**64 - 1)
 _TEXT = Text()
 
 _REFUSED = (
-    "logit_bias",
-    "min_p",
-    "repeat_penalty",
-    "repeat_last_n",
-    "dry_multiplier",
-    "dry_base",
-    "dry_allowed_length",
-    "dry_penalty_last_n",
-    "dry_sequence_breakers",
-    "xtc_probability",
-    "xtc_threshold",
-    "mirostat",
-    "mirostat_tau",
-    "mirostat_eta",
     "grammar",
     "adapter_id",
     "watermark",
@@ -87,6 +74,20 @@ class SamplingFields:
     stream: bool = False
     include_usage: bool = False
     ignore_eos: bool = False
+    logit_bias: dict[str, float] | None = None
+    min_p: float | None = None
+    repeat_penalty: float | None = None
+    repeat_last_n: int | None = None
+    dry_multiplier: float | None = None
+    dry_base: float | None = None
+    dry_allowed_length: int | None = None
+    dry_penalty_last_n: int | None = None
+    dry_sequence_breakers: list[str] | None = None
+    xtc_probability: float | None = None
+    xtc_threshold: float | None = None
+    mirostat: int | None = None
+    mirostat_tau: float | None = None
+    mirostat_eta: float | None = None
     unsupported: list[str] = field(default_factory=list)
 
 
@@ -142,6 +143,20 @@ _SAMPLING: Mapping[str, Shape[object]] = {
     "stream": Nullable(Boolean()),
     "stream_options": Nullable(_STREAM_OPTIONS),
     "ignore_eos": Nullable(Boolean()),
+    "logit_bias": Nullable(MapOf(Float32())),
+    "min_p": Nullable(Float32()),
+    "repeat_penalty": Nullable(Float32()),
+    "repeat_last_n": Nullable(I32),
+    "dry_multiplier": Nullable(Float32()),
+    "dry_base": Nullable(Float32()),
+    "dry_allowed_length": Nullable(I32),
+    "dry_penalty_last_n": Nullable(I32),
+    "dry_sequence_breakers": Nullable(ListOf(_TEXT)),
+    "xtc_probability": Nullable(Float32()),
+    "xtc_threshold": Nullable(Float32()),
+    "mirostat": Nullable(I32),
+    "mirostat_tau": Nullable(Float32()),
+    "mirostat_eta": Nullable(Float32()),
 }
 
 

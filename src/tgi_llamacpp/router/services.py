@@ -15,6 +15,7 @@ from tgi_llamacpp.router.chat import ChatTemplate
 from tgi_llamacpp.router.detokenizer import Detokenizer
 from tgi_llamacpp.router.engine_client import EngineClient
 from tgi_llamacpp.router.metrics import Metrics
+from tgi_llamacpp.router.sequence_breakers import SequenceBreakers
 from tgi_llamacpp.router.tokenizer import TokenizerPool
 
 
@@ -59,5 +60,6 @@ class Services:
     text: TextTools
     metrics: Metrics
     permits: Permits
+    breakers: SequenceBreakers
     model_sha: str | None
     pipeline_tag: str | None

@@ -224,6 +224,32 @@ class ListOf(Generic[T]):
         return {"type": "array", "items": self._item.schema(definitions)}
 
 
+class MapOf(Generic[T]):
+    """An object whose members all have one shape, under any names."""
+
+    def __init__(self, item: Shape[T]) -> None:
+        self._item = item
+
+    def convert(self, value: object) -> dict[str, T]:
+        if type(value) is not dict:
+            raise Doubt
+        return {key: self._item.convert(item) for key, item in value.items()}
+
+    def read(self, reader: JsonReader) -> dict[str, T]:
+        if reader.peek_value() != ord("{"):
+            raise reader.wrong_type("a map")
+        members: dict[str, T] = {}
+
+        def visit(key: str) -> None:
+            members[key] = reader.read_member(key, lambda: self._item.read(reader))
+
+        reader.read_object(visit)
+        return members
+
+    def schema(self, definitions: Definitions) -> Schema:
+        return {"type": "object", "additionalProperties": self._item.schema(definitions)}
+
+
 class OneOf(Generic[T]):
     """The first of several shapes that fits; `name` is what the complaint calls them together."""
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -35,6 +35,7 @@ class RouteRules:
     ignore_eog: bool = False
     add_special_tokens: bool = True
     prompt_field: str = "inputs"  # where the prompt came from
+    samplers: SamplingParams = field(default_factory=SamplingParams)  # beyond the parameters
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +82,7 @@ async def validate(
         max_new_tokens=max_new_tokens,
         params=to_sampling_params(
             parameters,
+            rules.samplers,
             is_sampled=sampled,
             presence_penalty=rules.presence_penalty,
             penalize_prompt=rules.penalize_prompt,
