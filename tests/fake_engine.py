@@ -73,6 +73,7 @@ class FakeEngine:
     def __init__(self, sock: socket.socket, script: Script) -> None:
         self.script = script
         self.is_auto = True
+        self.num_cached = 0  # tokens of every prompt that it claims not to have computed
         self.epoch = 0
         self.received: list[FromRouter] = []
         self.ready_changes: dict[str, object] = {}
@@ -125,7 +126,13 @@ class FakeEngine:
                     del self._open[seq_id]
         admitted, self._waiting = self._waiting, []
         if rows or admitted:
-            self.send(step_out(self.epoch, rows, admitted))
+            out = step_out(self.epoch, rows, admitted)
+            if self.num_cached:
+                counts = array("i", [self.num_cached] * len(admitted)).tobytes()
+                out = msgspec.structs.replace(
+                    out, cached_seq_ids=out.admitted, cached_counts=counts
+                )
+            self.send(out)
 
     def fail_all(self, message: str) -> None:
         for seq_id in self._open:

@@ -31,6 +31,7 @@ def server() -> Iterator[ServerProcess]:
         f"--max-batch-size={NUM_REQUESTS}",
         f"--max-physical-batch-total-tokens={MAX_STEP_TOKENS}",
         "--max-input-tokens=1500",
+        "--disable-prefix-cache",  # so that every prompt is computed, alone and beside others
     )
     with ServerProcess("demo", *flags, *EXACT, LOG_LEVEL="debug") as process:
         yield process

@@ -37,6 +37,7 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
     use_mlock: bool = False
     offload_kqv: bool = True
     flash_attention: bool = True
+    prefix_cache: bool = True
     type_k: str = "f16"  # ggml's own name: f32, f16, bf16, q8_0, iq4_nl, ...
     type_v: str = "f16"
     extra_eog_ids: list[int] = []  # of generation_config.json
@@ -95,6 +96,7 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True):
     use_mlock: bool = False
     disable_offload_kqv: bool = False
     disable_flash_attention: bool = False
+    disable_prefix_cache: bool = False
     type_k: str = _default(EngineConfig, "type_k")
     type_v: str = _default(EngineConfig, "type_v")
 

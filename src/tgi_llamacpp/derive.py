@@ -101,6 +101,7 @@ def engine_config(
         use_mlock=config.use_mlock,
         offload_kqv=derived.offload_kqv,
         flash_attention=derived.flash_attention,
+        prefix_cache=not config.disable_prefix_cache,
         type_k=config.type_k,
         type_v=config.type_v,
         extra_eog_ids=extra_eog_ids,

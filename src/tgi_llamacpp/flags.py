@@ -56,6 +56,7 @@ FLAGS = (
     Flag("disable_flash_attention", "Do without flash attention."),
     Flag("type_k", "Type of the K cache, such as f32, f16, bf16, q8-0, q5-1, q4-0."),
     Flag("type_v", "Type of the V cache, such as f32, f16, bf16, q8-0, q5-1, q4-0."),
+    Flag("disable_prefix_cache", "Compute every prompt from its first token."),
     Flag("validation_workers", "Threads that tokenize prompts."),
     Flag("max_concurrent_requests", "Requests at once; one more gets a 429.", "2 x batch size"),
     Flag("max_input_tokens", "Longest prompt, in tokens.", "1024"),

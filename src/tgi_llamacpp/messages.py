@@ -19,9 +19,12 @@ import msgspec
 from tgi_llamacpp.config import EngineConfig
 from tgi_llamacpp.histogram import DURATION_BOUNDS_S, Counts
 
-PROTOCOL_VERSION = 2
+PROTOCOL_VERSION = 3
 MAX_FRAME_BYTES = 64 * 1024 * 1024
 SIZE_BOUNDS = tuple(range(1, 1025))  # of a batch in sequences, as in TGI
+# Why an admitted sequence found nothing in the prefix cache: nobody begins as it does; too little
+# of it; those who do are not there yet; the memory shares states only whole.
+PREFIX_MISSES = ("unknown", "short", "computing", "partial")
 _LENGTH = struct.Struct("<I")
 
 
@@ -86,6 +89,7 @@ class Submit(msgspec.Struct, frozen=True, array_like=True, tag="submit", gc=Fals
     max_new_tokens: int
     params: SamplingParams
     ignore_eog: bool = False
+    scope: int = 0  # cells of a prefix are shared with sequences of the same scope alone
 
 
 class Abort(msgspec.Struct, frozen=True, array_like=True, tag="abort", gc=False):
@@ -148,6 +152,8 @@ class StepOut(msgspec.Struct, frozen=True, array_like=True, tag="step", gc=False
     top_counts: bytes = b""  # uint8[n], empty when no row has alternatives
     top_ids: bytes = b""  # int32[sum(top_counts)]
     top_logprobs: bytes = b""  # float32[sum(top_counts)]
+    cached_seq_ids: bytes = b""  # int64[], sequences that found a prefix, before their first row
+    cached_counts: bytes = b""  # int32[], tokens of each one's prompt that were not computed for it
 
 
 def _no_durations() -> Counts:
@@ -179,6 +185,16 @@ class AdmissionStats(msgspec.Struct, frozen=True, array_like=True):
     joins: Counts = msgspec.field(default_factory=_no_durations)  # where others ran already
 
 
+class PrefixStats(msgspec.Struct, frozen=True, array_like=True):
+    """What admitted sequences found in others' cells of the ids that they begin with."""
+
+    num_hits: int = 0
+    num_misses: dict[str, int] = {}  # sequences that found nothing, by reason (PREFIX_MISSES)
+    num_cached_tokens: int = 0  # that were found
+    num_evictions: int = 0  # finished sequences whose slot or cells were needed
+    num_parked_tokens: int = 0  # now, in cells of finished sequences
+
+
 class Stats(msgspec.Struct, frozen=True, array_like=True, tag="stats", gc=False):
     """Counters since the start and gauges of now; sent a few times a second, and when idle."""
 
@@ -195,6 +211,8 @@ class Stats(msgspec.Struct, frozen=True, array_like=True, tag="stats", gc=False)
     prefill: StepStats = msgspec.field(default_factory=StepStats)  # steps with rows of a prompt
     decode: StepStats = msgspec.field(default_factory=StepStats)  # steps of next tokens alone
     admissions: AdmissionStats = msgspec.field(default_factory=AdmissionStats)
+
+    prefix: PrefixStats = msgspec.field(default_factory=PrefixStats)
 
     @classmethod
     def of_nothing(cls, epoch: int) -> Stats:

@@ -183,7 +183,97 @@ class RunnerContract:
         assert runner.num_cells(0) == len(PROMPT) + (not runner.limits.can_trim)
         assert 0 <= generate(runner, 0, first, 1)[0] < runner.limits.num_vocab
 
+    # Cells that serve another sequence
+
+    def test_a_copied_prefix_goes_on_as_if_it_had_been_computed(self, runner: Runner) -> None:
+        expected = self.alone(runner, PROMPT, 4)
+        start(runner, 0, ids_of(*PROMPT.tolist()[:4], 99, 98))
+        num_shared = 4 if runner.limits.can_trim else 6
+        assert runner.copy(0, 2, num_shared)
+        assert [runner.num_cells(0), runner.num_cells(2)] == [6, num_shared]
+        if not runner.limits.can_trim:
+            return
+        runner.open(2, GREEDY, PROMPT, NOTHING)
+        result = runner.step(plan_of(rows_of(2, 4, PROMPT.tolist()[4:])))
+        first = int(result.token_ids[0])
+        assert self.same([first, *generate(runner, 2, first, 3)], expected)
+
+    def test_whole_cells_can_be_copied_and_both_go_their_own_way(self, runner: Runner) -> None:
+        long = ids_of(*PROMPT.tolist(), *OTHER.tolist())
+        expected = [self.alone(runner, PROMPT, 5), self.alone(runner, long, 3)]
+        first = start(runner, 0, PROMPT)
+        assert runner.copy(0, 1, len(PROMPT))
+        runner.open(1, GREEDY, long, NOTHING)
+        rows = [(0, 6, first, 1), *rows_of(1, 6, OTHER.tolist())]
+        second, other = runner.step(plan_of(rows)).token_ids.tolist()
+        ids = [[first, second], [other]]
+        for _ in range(2):
+            rows = [(slot, runner.num_cells(slot), ids[slot][-1], 1) for slot in (0, 1)]
+            for slot, token_id in enumerate(runner.step(plan_of(rows)).token_ids.tolist()):
+                ids[slot].append(token_id)
+        assert self.same(ids[0], expected[0][:4])
+        assert self.same(ids[1], expected[1])
+
+    def test_a_copy_outlives_its_source(self, runner: Runner) -> None:
+        expected = self.alone(runner, PROMPT, 4)
+        first = start(runner, 0, PROMPT)
+        assert runner.copy(0, 3, len(PROMPT))
+        runner.drop(0)
+        start(runner, 0, OTHER)
+        runner.open(3, GREEDY, PROMPT, ids_of(first))
+        assert self.same([first, *generate(runner, 3, first, 3)], expected)
+
+    def test_a_chain_of_copies_before_one_step_is_as_good_as_one(self, runner: Runner) -> None:
+        expected = self.alone(runner, PROMPT, 4)
+        first = start(runner, 0, PROMPT)
+        start(runner, 1, OTHER)
+        runner.move(0, 2)
+        runner.move(1, 0)
+        assert runner.copy(2, 1, len(PROMPT))
+        runner.drop(2)
+        runner.open(1, GREEDY, PROMPT, ids_of(first))
+        assert self.same([first, *generate(runner, 1, first, 3)], expected)
+
+    def test_a_part_is_copied_or_refused_and_leaves_nothing_behind(self, runner: Runner) -> None:
+        start(runner, 0, PROMPT)
+        is_done = runner.copy(0, 1, 3)
+        assert is_done is runner.limits.can_trim
+        assert runner.num_cells(1) == (3 if is_done else 0)
+        assert runner.num_cells(0) == len(PROMPT)
+
+    def test_a_parked_slot_keeps_its_cells_and_can_be_opened_again(self, runner: Runner) -> None:
+        first = start(runner, 0, PROMPT)
+        expected = generate(runner, 0, first, 3)
+        runner.drop(0)
+        start(runner, 0, PROMPT)
+        runner.park(0)
+        assert runner.num_cells(0) == len(PROMPT)
+        runner.open(0, GREEDY, PROMPT, ids_of(first))
+        assert self.same(generate(runner, 0, first, 3), expected)
+
+    def test_a_dummy_row_after_parked_cells_is_taken_back(self, runner: Runner) -> None:
+        if not runner.limits.can_trim:
+            pytest.skip("what cannot be trimmed gets no dummy row")
+        first = start(runner, 1, PROMPT)
+        expected = generate(runner, 1, first, 2)
+        runner.drop(1)
+        start(runner, 1, PROMPT)
+        runner.park(1)
+        beside = start(runner, 0, OTHER)
+        runner.step(plan_of([(0, 4, beside, 1), (1, 6, 0, 0)]))
+        assert runner.trim(1, len(PROMPT))
+        runner.open(1, GREEDY, PROMPT, ids_of(first))
+        assert self.same(generate(runner, 1, first, 2), expected)
+
     # What is refused, and changes nothing
+
+    def test_copying_what_is_not_there_or_onto_cells_is_refused(self, runner: Runner) -> None:
+        start(runner, 0, PROMPT)
+        start(runner, 1, OTHER)
+        for src, dst, num_tokens in ((0, 1, 2), (0, 2, 7), (0, 2, 0), (0, 0, 6), (3, 2, 1)):
+            with pytest.raises(RunnerError):
+                runner.copy(src, dst, num_tokens)
+        assert [runner.num_cells(slot) for slot in range(3)] == [len(PROMPT), len(OTHER), 0]
 
     @pytest.mark.parametrize(
         "rows",

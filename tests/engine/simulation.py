@@ -30,7 +30,7 @@ SPLIT = RunnerLimits(
 UNIFIED = replace(SPLIT, is_unified=True)
 
 
-def engine_limits(runner: RunnerLimits, **changes: int | frozenset[int]) -> EngineLimits:
+def engine_limits(runner: RunnerLimits, **changes: int | frozenset[int] | None) -> EngineLimits:
     limits = EngineLimits(
         max_running=min(runner.num_slots, runner.max_step_tokens),
         max_sequence_tokens=runner.max_slot_tokens,
@@ -39,12 +39,13 @@ def engine_limits(runner: RunnerLimits, **changes: int | frozenset[int]) -> Engi
         max_top_tokens=runner.max_top_tokens,
         num_vocab=runner.num_vocab,
         eog_ids=frozenset({EOG}),
+        min_prefix_tokens=4,
     )
     return replace(limits, **changes)  # type: ignore[arg-type]
 
 
 def prompt_of(seed: int, length: int) -> Int32s:
-    return np.random.default_rng(seed).integers(0, EOG, length).astype(np.int32)
+    return np.random.default_rng(seed + 1000).integers(0, EOG, length).astype(np.int32)
 
 
 def submit_of(
@@ -55,6 +56,7 @@ def submit_of(
     generated: Seq[int] = (),
     params: SamplingParams | None = None,
     ignore_eog: bool = False,
+    scope: int = 0,
 ) -> Submit:
     """A Submit; an int as prompt is a length."""
     ids = prompt_of(seq_id, prompt) if isinstance(prompt, int) else prompt
@@ -65,6 +67,7 @@ def submit_of(
         max_new_tokens=max_new_tokens,
         params=params or SamplingParams(),
         ignore_eog=ignore_eog,
+        scope=scope,
     )
 
 
@@ -124,6 +127,7 @@ class Simulation:
         self.failures: dict[int, str] = {}
         self.finished_at: dict[int, int] = {}
         self.admitted: list[int] = []
+        self.cached: dict[int, int] = {}
         self.batches: list[Batch] = []
         self.num_turns = 0
 
@@ -158,6 +162,12 @@ class Simulation:
 
     def _collect(self, out: StepOut) -> None:
         self.admitted += np.frombuffer(out.admitted, np.int64).tolist()
+        cached_ids = np.frombuffer(out.cached_seq_ids, np.int64).tolist()
+        cached_counts = np.frombuffer(out.cached_counts, np.int32).tolist()
+        for seq_id, num_tokens in zip(cached_ids, cached_counts, strict=True):
+            assert seq_id not in self.cached, "a prefix is told twice"
+            assert not self.texts[seq_id], "a prefix is told after the first token"
+            self.cached[seq_id] = num_tokens
         seq_ids = np.frombuffer(out.seq_ids, np.int64).tolist()
         token_ids = np.frombuffer(out.token_ids, np.int32).tolist()
         assert len(seq_ids) == len(token_ids) == len(out.finishes) == len(out.logprobs) // 4

@@ -27,7 +27,7 @@ from tgi_llamacpp.messages import Finish, SamplingParams, StepOut, Submit
 WIDE = replace(SPLIT, max_slot_tokens=4096, max_pool_tokens=4 * 4096, max_step_tokens=512)
 
 
-def simulate(limits: RunnerLimits = SPLIT, **changes: int | frozenset[int]) -> Simulation:
+def simulate(limits: RunnerLimits = SPLIT, **changes: int | frozenset[int] | None) -> Simulation:
     return Simulation(FakeRunner(limits), engine_limits(limits, **changes))
 
 
@@ -174,7 +174,7 @@ def test_an_admission_is_told_once_and_with_the_step_it_first_ran_in() -> None:
 
 
 def test_length_ends_a_sequence_and_frees_its_slot_at_once() -> None:
-    simulation = simulate()
+    simulation = simulate(min_prefix_tokens=None)
     simulation.submit(submit_of(1, 3, 2))
     simulation.turn()
     simulation.turn()
@@ -272,7 +272,7 @@ def test_an_id_that_is_open_is_refused_and_the_first_goes_on() -> None:
 
 
 def test_an_abort_frees_a_running_sequence_before_the_next_step() -> None:
-    simulation = simulate()
+    simulation = simulate(min_prefix_tokens=None)
     other = submit_of(2, 3, 8)
     simulation.submit(submit_of(1, 30, 30), other)
     simulation.turn()

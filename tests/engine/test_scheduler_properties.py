@@ -19,6 +19,7 @@ from tests.engine.simulation import (
     Simulation,
     UnrulyRunner,
     engine_limits,
+    prompt_of,
     submit_of,
     text_alone,
 )
@@ -29,6 +30,7 @@ from tgi_llamacpp.messages import Finish, SamplingParams, Submit
 
 EOG_CHANCE = 0.05
 MAX_SEQUENCE_TOKENS = 48
+MIN_PREFIX_TOKENS = st.sampled_from([None, 1, 4])
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,9 @@ def arrivals(draw: st.DrawFn, *, may_abort: bool = True) -> list[Arrival]:
     result = []
     for seq_id in range(draw(st.integers(1, 14))):
         num_prompt = draw(st.integers(1, 32))
+        prompt = prompt_of(seq_id, num_prompt)
+        num_shared = draw(st.sampled_from([0, num_prompt // 2, num_prompt]))
+        prompt[:num_shared] = prompt_of(-draw(st.integers(1, 2)), 32)[:num_shared]
         turn = draw(st.integers(0, 30))
         params = SamplingParams(
             temperature=draw(st.sampled_from([0.0, 1.0])),
@@ -69,10 +74,11 @@ def arrivals(draw: st.DrawFn, *, may_abort: bool = True) -> list[Arrival]:
         )
         submit = submit_of(
             seq_id,
-            num_prompt,
+            prompt,
             draw(st.integers(1, MAX_SEQUENCE_TOKENS - num_prompt)),
             params=params,
             ignore_eog=draw(st.booleans()),
+            scope=draw(st.sampled_from([0, 0, 0, 1])),
         )
         abort_turn = draw(st.none() | st.integers(turn, turn + 40)) if may_abort else None
         result.append(Arrival(turn, submit, abort_turn))
@@ -118,10 +124,15 @@ def play(simulation: Simulation, coming: list[Arrival], limits: RunnerLimits) ->
     return aborted
 
 
-def simulation_of(limits: RunnerLimits, budget: int) -> Simulation:
+def simulation_of(
+    limits: RunnerLimits, budget: int, min_prefix_tokens: int | None = None
+) -> Simulation:
     runner = UnrulyRunner(limits, eog_chance=EOG_CHANCE)
     budget = max(MAX_SEQUENCE_TOKENS, min(budget, limits.max_pool_tokens))
-    return Simulation(runner, engine_limits(limits, max_budget_tokens=budget))
+    changes = {"max_budget_tokens": budget, "min_prefix_tokens": min_prefix_tokens}
+    if limits.is_unified and min_prefix_tokens is not None:  # so some slots are for parked cells
+        limits = replace(limits, num_slots=-(-limits.num_slots // 2))
+    return Simulation(runner, engine_limits(limits, **changes))
 
 
 def check_ends(simulation: Simulation, coming: list[Arrival], aborted: set[int]) -> None:
@@ -140,17 +151,21 @@ def check_ends(simulation: Simulation, coming: list[Arrival], aborted: set[int])
         is_eog = text[-1] == EOG and not submit.ignore_eog
         assert simulation.finishes[submit.seq_id] is (Finish.EOG if is_eog else Finish.LENGTH)
     assert simulation.scheduler.num_reserved_tokens == 0
-    assert all(
-        not simulation.runner.num_cells(slot) for slot in range(simulation.runner.limits.num_slots)
-    )
+    num_cells = sum(map(simulation.runner.num_cells, range(simulation.runner.limits.num_slots)))
+    assert num_cells == simulation.scheduler.num_parked_tokens
 
 
-@given(limits=runner_limits(), budget=st.integers(48, 500), coming=arrivals())
-@settings(max_examples=150, deadline=None)
+@given(
+    limits=runner_limits(),
+    budget=st.integers(48, 500),
+    coming=arrivals(),
+    min_prefix_tokens=MIN_PREFIX_TOKENS,
+)
+@settings(max_examples=200, deadline=None)
 def test_every_sequence_ends_once_with_the_text_of_running_alone(
-    limits: RunnerLimits, budget: int, coming: list[Arrival]
+    limits: RunnerLimits, budget: int, coming: list[Arrival], min_prefix_tokens: int | None
 ) -> None:
-    simulation = simulation_of(limits, budget)
+    simulation = simulation_of(limits, budget, min_prefix_tokens)
     aborted = play(simulation, coming, limits)
     check_ends(simulation, coming, aborted)
 
@@ -160,12 +175,17 @@ def test_every_sequence_ends_once_with_the_text_of_running_alone(
     coming=arrivals(),
     refuses=st.frozensets(st.integers(0, 80), max_size=12),
     cuts=st.dictionaries(st.integers(0, 80), st.integers(0, 20), max_size=12),
+    min_prefix_tokens=MIN_PREFIX_TOKENS,
 )
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=200, deadline=None)
 def test_steps_that_fail_or_are_cut_short_change_no_text(
-    limits: RunnerLimits, coming: list[Arrival], refuses: frozenset[int], cuts: dict[int, int]
+    limits: RunnerLimits,
+    coming: list[Arrival],
+    refuses: frozenset[int],
+    cuts: dict[int, int],
+    min_prefix_tokens: int | None,
 ) -> None:
-    simulation = simulation_of(limits, 500)
+    simulation = simulation_of(limits, 500, min_prefix_tokens)
     assert isinstance(simulation.runner, UnrulyRunner)
     simulation.runner.refuses = refuses
     simulation.runner.cuts = cuts
@@ -173,10 +193,15 @@ def test_steps_that_fail_or_are_cut_short_change_no_text(
     check_ends(simulation, coming, aborted)
 
 
-@given(coming=arrivals(may_abort=False), num_slots=st.integers(1, 9), cells=st.integers(48, 120))
-@settings(max_examples=80, deadline=None)
+@given(
+    coming=arrivals(may_abort=False),
+    num_slots=st.integers(1, 9),
+    cells=st.integers(48, 120),
+    min_prefix_tokens=MIN_PREFIX_TOKENS,
+)
+@settings(max_examples=120, deadline=None)
 def test_a_pool_that_runs_out_preempts_and_resumes_as_if_nothing_had_been(
-    coming: list[Arrival], num_slots: int, cells: int
+    coming: list[Arrival], num_slots: int, cells: int, min_prefix_tokens: int | None
 ) -> None:
     limits = replace(
         SPLIT,
@@ -187,18 +212,23 @@ def test_a_pool_that_runs_out_preempts_and_resumes_as_if_nothing_had_been(
     )
     withheld = max(0, limits.max_pool_tokens - cells)
     runner = UnrulyRunner(limits, eog_chance=EOG_CHANCE, num_withheld_cells=withheld)
-    simulation = Simulation(runner, engine_limits(limits))
+    simulation = Simulation(runner, engine_limits(limits, min_prefix_tokens=min_prefix_tokens))
     play(simulation, coming, limits)
     check_ends(simulation, coming, set())
 
 
-@given(limits=runner_limits(), budget=st.integers(48, 500), coming=arrivals(may_abort=False))
+@given(
+    limits=runner_limits(),
+    budget=st.integers(48, 500),
+    coming=arrivals(may_abort=False),
+    min_prefix_tokens=MIN_PREFIX_TOKENS,
+)
 @settings(max_examples=100, deadline=None)
 def test_nobody_waits_for_more_than_those_who_came_before(
-    limits: RunnerLimits, budget: int, coming: list[Arrival]
+    limits: RunnerLimits, budget: int, coming: list[Arrival], min_prefix_tokens: int | None
 ) -> None:
     """First come first served, in steps: the oldest gets at least one row of each step."""
-    simulation = simulation_of(limits, budget)
+    simulation = simulation_of(limits, budget, min_prefix_tokens)
     play(simulation, coming, limits)
     assert simulation.admitted == [one.submit.seq_id for one in coming]
     num_rows = 0

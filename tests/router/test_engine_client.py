@@ -131,6 +131,19 @@ def test_rows_arrive_in_order_with_their_alternatives() -> None:
     asyncio.run(main())
 
 
+def test_what_the_engine_found_of_a_prompt_is_noted() -> None:
+    async def main() -> None:
+        async with _started(_three) as (engine, client):
+            engine.num_cached = 2
+            mailbox = Mailbox()
+            sequence = _submit(client, mailbox)
+            assert sequence.num_cached_tokens == 0
+            await mailbox.take()
+            assert sequence.num_cached_tokens == 2
+
+    asyncio.run(main())
+
+
 def test_a_request_of_several_sequences_is_woken_once_a_step() -> None:
     async def main() -> None:
         async with _started(_three) as (engine, client):

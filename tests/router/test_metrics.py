@@ -10,7 +10,7 @@ from tgi_llamacpp.errors import (
     ValidationError,
 )
 from tgi_llamacpp.histogram import DURATION_BOUNDS_S
-from tgi_llamacpp.messages import Stats
+from tgi_llamacpp.messages import PrefixStats, Stats
 from tgi_llamacpp.router.metrics import (
     Metrics,
     RequestTimes,
@@ -122,6 +122,7 @@ def test_the_engines_state_fills_tgis_gauges() -> None:
         num_shared_steps=4,
         num_reused_graphs=5,
         step_s=0.25,
+        prefix=PrefixStats(6, {"short": 2}, 1234, 1, 99),
     )
     lines = Metrics(LIMITS).render(stats).splitlines()
     for line in (
@@ -131,6 +132,13 @@ def test_the_engines_state_fills_tgis_gauges() -> None:
         "tgi_batch_current_max_tokens 100",
         "tgi_llamacpp_steps 9",
         "tgi_llamacpp_step_seconds 0.25",
+        "tgi_llamacpp_prefix_cache_hits 6",
+        'tgi_llamacpp_prefix_cache_misses{reason="short"} 2',
+        'tgi_llamacpp_prefix_cache_misses{reason="unknown"} 0',
+        "tgi_llamacpp_prefix_cache_cached_tokens 1234",
+        "tgi_llamacpp_prefix_cache_evictions 1",
+        "# TYPE tgi_llamacpp_prefix_cache_parked_tokens gauge",
+        "tgi_llamacpp_prefix_cache_parked_tokens 99",
     ):
         assert line in lines
 

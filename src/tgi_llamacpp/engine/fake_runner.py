@@ -19,7 +19,15 @@ import numpy as np
 from tgi_llamacpp.config import EngineConfig
 from tgi_llamacpp.engine.model import Load, Model, OnProgress
 from tgi_llamacpp.engine.process import main
-from tgi_llamacpp.engine.runner import Int32s, Plan, Runner, RunnerLimits, StepResult, StepStatus
+from tgi_llamacpp.engine.runner import (
+    Int32s,
+    Plan,
+    Runner,
+    RunnerLimits,
+    StepResult,
+    StepStatus,
+    pooled_slots,
+)
 from tgi_llamacpp.errors import RunnerError
 from tgi_llamacpp.messages import SamplingParams
 
@@ -47,6 +55,7 @@ class _Sampler:
 @dataclass(slots=True)
 class _Slot:
     cells: list[int] = field(default_factory=lambda: [0])  # hash of ids [0, i): one more than cells
+    places: list[int] = field(default_factory=list)  # in one pool: which cells; copies share them
     sampler: _Sampler | None = None
 
     @property
@@ -93,13 +102,14 @@ class FakeRunner:
         self._step_s = step_s
         self._num_pool_cells = limits.max_pool_tokens - num_withheld_cells
         self._slots = [_Slot() for _ in range(limits.num_slots)]
+        self._num_placed = 0
         self._last_result: StepResult | None = None
 
     def open(
         self, slot: int, params: SamplingParams, prompt_ids: Int32s, generated_ids: Int32s
     ) -> None:
         target = self._slot(slot)
-        if target.num_cells or target.sampler:
+        if target.sampler:
             raise RunnerError(f"open: slot {slot} is in use")
         history = _fold([*prompt_ids.tolist(), *generated_ids.tolist()], state=1)  # not the cells'
         target.sampler = _Sampler(params, history)
@@ -126,6 +136,9 @@ class FakeRunner:
         for slot, _, token_id, is_sampled in rows:
             target = self._slots[slot]
             target.cells.append(_mix(target.cells[-1], token_id + 1))
+            if self.limits.is_unified:
+                self._num_placed += 1
+                target.places.append(self._num_placed)
             if is_sampled:
                 sampled.append((slot, *self._sample(target)))
         return self._result(StepStatus.OK, sampled)
@@ -138,13 +151,31 @@ class FakeRunner:
             raise RunnerError(f"move: slot {src} is empty")
         self._slots[src], self._slots[dst] = target, source
 
+    def copy(self, src: int, dst: int, num_tokens: int) -> bool:
+        source, target = self._slot(src), self._slot(dst)
+        if target.num_cells:
+            raise RunnerError(f"copy: slot {dst} has {target.num_cells} cells")
+        if src == dst or not 0 < num_tokens <= source.num_cells:
+            raise RunnerError(f"copy: slot {src} has {source.num_cells} cells, not {num_tokens}")
+        if num_tokens < source.num_cells and not self.limits.can_trim:
+            return False
+        target.cells = source.cells[: num_tokens + 1]
+        target.places = source.places[:num_tokens] if self.limits.is_unified else []
+        return True
+
+    def park(self, slot: int) -> None:
+        target = self._slot(slot)
+        if target.sampler is None:
+            raise RunnerError(f"park: slot {slot} is not open")
+        target.sampler = None
+
     def trim(self, slot: int, num_tokens: int) -> bool:
         target = self._slot(slot)
         if not 0 <= num_tokens <= target.num_cells:
             raise RunnerError(f"trim: slot {slot} has {target.num_cells} cells, not {num_tokens}")
         if num_tokens not in (0, target.num_cells) and not self.limits.can_trim:
             return False
-        del target.cells[num_tokens + 1 :]
+        del target.cells[num_tokens + 1 :], target.places[num_tokens:]
         return True
 
     def drop(self, slot: int) -> None:
@@ -199,7 +230,7 @@ class FakeRunner:
     def _has_room(self, num_rows: int) -> bool:
         if not self.limits.is_unified:
             return True
-        num_used = sum(slot.num_cells for slot in self._slots)
+        num_used = len(set().union(*(slot.places for slot in self._slots)))
         return num_used + num_rows <= self._num_pool_cells
 
     def _sample(self, target: _Slot) -> tuple[int, float]:
@@ -247,7 +278,7 @@ def fake_limits(config: EngineConfig, num_vocab: int) -> RunnerLimits:
     is_unified = num_slots * config.max_total_tokens > config.max_batch_total_tokens
     pool = config.max_batch_total_tokens if is_unified else num_slots * config.max_total_tokens
     return RunnerLimits(
-        num_slots=num_slots,
+        num_slots=pooled_slots(num_slots) if is_unified and config.prefix_cache else num_slots,
         max_slot_tokens=config.max_total_tokens,
         max_pool_tokens=pool,
         max_step_tokens=config.max_physical_batch_total_tokens,

@@ -14,6 +14,7 @@ from tgi_llamacpp.engine.model import Model
 from tgi_llamacpp.engine.runner import RunnerLimits
 from tgi_llamacpp.messages import SamplingParams, Submit
 
+MIN_PREFIX_TOKENS = 16
 _ID_BYTES = 4
 
 
@@ -28,6 +29,7 @@ class EngineLimits:
     max_top_tokens: int  # alternatives beside one output token
     num_vocab: int
     eog_ids: frozenset[int]
+    min_prefix_tokens: int | None  # shorter ones are not shared; None: there is no prefix cache
 
 
 def resolve_limits(
@@ -67,8 +69,19 @@ def resolve_limits(
         max_top_tokens=runner.max_top_tokens,
         num_vocab=model.num_vocab,
         eog_ids=model.eog_ids | frozenset(config.extra_eog_ids),
+        min_prefix_tokens=_min_prefix_tokens(runner) if config.prefix_cache else None,
     )
     return limits, notes
+
+
+def _min_prefix_tokens(runner: RunnerLimits) -> int:
+    """From how many tokens on a copy is cheaper than computing them again, with some to spare.
+
+    With split KV a copy takes the whole slot; some 300 cells of it cost as much as one token.
+    """
+    if runner.is_unified:
+        return MIN_PREFIX_TOKENS
+    return max(MIN_PREFIX_TOKENS, runner.max_slot_tokens // 128)
 
 
 def _lowered(notes: list[str], flag: str, asked: int, bounds: dict[str, int]) -> int:

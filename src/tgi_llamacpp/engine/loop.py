@@ -121,6 +121,7 @@ class EngineLoop:
                 prefill=self._times.prefill.stats(),
                 decode=self._times.decode.stats(),
                 admissions=scheduler.admissions.stats(),
+                prefix=counters.prefix.stats(scheduler.num_parked_tokens),
             )
         )
 

@@ -39,7 +39,7 @@ def prefill_share(num_decode: int, max_step_tokens: int) -> int:
 
 def plan_step(table: SlotTable, max_step_tokens: int) -> Batch | None:
     """The next step for all that run; None when nothing does."""
-    running = table.running()
+    running = table.computing()
     if not running:
         return None
     prefilling = [sequence for sequence in running if sequence.num_to_prefill]
@@ -55,7 +55,7 @@ def plan_step(table: SlotTable, max_step_tokens: int) -> Batch | None:
     else:
         dummies, bridging = [], []
     chunks = _share_rows(prefilling, room, bridging, with_last=num_decoding == 0)
-    return _build(running, chunks, dummies)
+    return _build(running, chunks, [(slot, table.num_parked(slot)) for slot in dummies])
 
 
 def _share_rows(
@@ -79,7 +79,9 @@ def _share_rows(
     return chunks
 
 
-def _build(running: list[Sequence], chunks: dict[int, int], dummies: list[int]) -> Batch:
+def _build(
+    running: list[Sequence], chunks: dict[int, int], dummies: list[tuple[int, int]]
+) -> Batch:
     slots: list[int] = []
     positions: list[int] = []
     token_ids: list[int] = []
@@ -104,7 +106,7 @@ def _build(running: list[Sequence], chunks: dict[int, int], dummies: list[int]) 
     num_decode = sum(samples)
     num_prefill = len(slots) - num_decode
     plan = _columns(slots, positions, token_ids, samples, dummies)
-    return Batch(plan, segments, dummies, num_decode, num_prefill)
+    return Batch(plan, segments, [slot for slot, _ in dummies], num_decode, num_prefill)
 
 
 def _columns(
@@ -112,7 +114,7 @@ def _columns(
     positions: list[int],
     token_ids: list[int],
     samples: list[int],
-    dummies: list[int],
+    dummies: list[tuple[int, int]],
 ) -> Plan:
     if not dummies:
         return Plan(
@@ -121,11 +123,11 @@ def _columns(
             np.array(token_ids, np.int32),
             np.array(samples, np.int8),
         )
-    # A dummy is token 0 at position 0 of an empty slot, between its neighbours.
+    # A dummy is token 0 after the cells of a slot that has no row of its own, which is taken back.
     zeros = [0] * len(dummies)
-    columns = np.array(
-        [slots + dummies, positions + zeros, token_ids + zeros, samples + zeros], np.int32
-    )
+    slots += [slot for slot, _ in dummies]
+    positions += [position for _, position in dummies]
+    columns = np.array([slots, positions, token_ids + zeros, samples + zeros], np.int32)
     # take, and not an index, which would leave the rows strided: the runner reads plain arrays.
     columns = columns.take(np.argsort(columns[0], kind="stable"), axis=1)
     return Plan(columns[0], columns[1], columns[2], columns[3].astype(np.int8))

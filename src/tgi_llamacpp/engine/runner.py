@@ -34,14 +34,22 @@ class StepStatus(enum.IntEnum):
 class RunnerLimits:
     """Fixed at load."""
 
-    num_slots: int
+    num_slots: int  # with one pool more than can run at once: the rest is for parked cells
     max_slot_tokens: int  # positions that one slot can hold
     max_pool_tokens: int  # cells of all slots together
     max_step_tokens: int  # rows of one plan
     num_vocab: int
     is_unified: bool  # one pool of cells; else each slot has max_slot_tokens of its own
-    can_trim: bool  # trim() to a position > 0 works (not for recurrent and hybrid models)
+    can_trim: bool  # trim() to a position > 0 works, and copy() of a part (not for recurrent ones)
     max_top_tokens: int = MAX_TOP_TOKENS
+
+
+def pooled_slots(max_running: int) -> int:
+    """Slots of one pool: as many for parked cells as may run, and 32 in all where those are few.
+
+    Each costs a row of logits. 256 is llama.cpp's limit.
+    """
+    return min(max(2 * max_running, 32), 256)
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +91,10 @@ class Runner(Protocol):
     def open(
         self, slot: int, params: SamplingParams, prompt_ids: Int32s, generated_ids: Int32s
     ) -> None:
-        """Bind a sequence's sampler to an empty slot: counts for penalties, seed, cuts."""
+        """Bind a sequence's sampler to a slot without one: counts for penalties, seed, cuts.
+
+        The slot may hold cells: of a beginning of these ids, computed for another sequence.
+        """
 
     def step(self, plan: Plan) -> StepResult:
         """Decode every row, sample the marked ones, and count each sampled id for its penalties.
@@ -94,6 +105,15 @@ class Runner(Protocol):
 
     def move(self, src: int, dst: int) -> None:
         """Make the empty slot dst what src is, sampler included, and empty src."""
+
+    def copy(self, src: int, dst: int, num_tokens: int) -> bool:
+        """Give dst, which has no cells, the first num_tokens cells of src.
+
+        False where the memory cannot, or src lacks some of them; dst has no cells then.
+        """
+
+    def park(self, slot: int) -> None:
+        """Unbind the slot's sampler; its cells stay."""
 
     def trim(self, slot: int, num_tokens: int) -> bool:
         """Forget positions [num_tokens, ...). False where the memory cannot; nothing is changed."""

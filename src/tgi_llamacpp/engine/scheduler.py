@@ -15,10 +15,10 @@ from collections import OrderedDict
 import numpy as np
 
 from tgi_llamacpp.engine.limits import EngineLimits, check_ids, check_submit
+from tgi_llamacpp.engine.placement import Placement
 from tgi_llamacpp.engine.planner import Batch, plan_step
 from tgi_llamacpp.engine.runner import NO_TOKEN, Runner, StepResult, StepStatus
 from tgi_llamacpp.engine.sequence import Sequence
-from tgi_llamacpp.engine.slots import SlotTable
 from tgi_llamacpp.engine.stats import Counters
 from tgi_llamacpp.engine.step_times import Admissions
 from tgi_llamacpp.errors import RunnerError
@@ -38,7 +38,8 @@ class Scheduler:
         self._runner = runner
         self._epoch = epoch
         # Sequences
-        self._slots = SlotTable(runner.limits.num_slots, is_unified=runner.limits.is_unified)
+        self._placement = Placement(runner, limits.min_prefix_tokens, self.counters)
+        self._slots = self._placement.table
         self._running: dict[int, Sequence] = {}
         self._waiting: OrderedDict[int, Sequence] = OrderedDict()  # by num_arrival
         self._num_arrivals = 0
@@ -57,6 +58,11 @@ class Scheduler:
     @property
     def num_waiting(self) -> int:
         return len(self._waiting)
+
+    @property
+    def num_parked_tokens(self) -> int:
+        """Cells of finished sequences; they count as free."""
+        return self._placement.num_parked_tokens
 
     def submit(self, submit: Submit) -> None:
         """Queue a sequence; one that cannot be run ends in take_failures()."""
@@ -87,13 +93,14 @@ class Scheduler:
             ignore_eog=submit.ignore_eog,
             num_arrival=self._num_arrivals,
             submitted_s=time.monotonic(),
+            scope=submit.scope,
         )
 
     def abort(self, seq_ids: list[int]) -> None:
         """Forget sequences and free what they hold; unknown ids are no error."""
         for seq_id in seq_ids:
             if self._waiting.pop(seq_id, None) is None and seq_id in self._running:
-                self._leave(self._running[seq_id])
+                self._leave(self._running[seq_id], keep=True)
 
     def take_failures(self) -> list[tuple[int, str]]:
         """Sequences that ended without a finish since the last call: (seq_id, sentence)."""
@@ -107,10 +114,7 @@ class Scheduler:
             self._admit()
             num_admitted = len(self._running) - num_running
             self.admissions.add(num_admitted, num_running, time.perf_counter() - started_s)
-        if move := self._slots.find_move():
-            self._runner.move(*move)
-            self._slots.move(*move)
-            self.counters.num_moves += 1
+        self._placement.arrange()
         return plan_step(self._slots, self.limits.max_step_tokens)
 
     def _admit(self) -> None:
@@ -129,31 +133,31 @@ class Scheduler:
         )
 
     def _start(self, sequence: Sequence) -> None:
-        slot = self._slots.place(sequence)
         self._running[sequence.seq_id] = sequence
         self.num_reserved_tokens += sequence.num_reserved
         if not sequence.num_preempted:
             sequence.admitted_s = time.monotonic()
             self._admitted.append(sequence.seq_id)
         try:
-            self._runner.open(slot, sequence.params, sequence.prompt_ids, sequence.output_ids())
+            self._placement.place(sequence)
         except RunnerError as refusal:  # of this sequence: nothing was decoded
             self._fail(sequence, str(refusal))
 
-    def _leave(self, sequence: Sequence) -> None:
-        """Take a running sequence out of its slot, for good or to be preempted."""
+    def _leave(self, sequence: Sequence, *, keep: bool) -> None:
+        """Take a running sequence out of its slot, for good or to be preempted.
+
+        keep: its cells may serve others, until they are needed.
+        """
         del self._running[sequence.seq_id]
         self.num_reserved_tokens -= sequence.num_reserved
-        self._runner.drop(self._slots.release(sequence))
-        sequence.num_computed = 0
+        self._placement.release(sequence, keep=keep)
         self._is_held = False
 
     def commit(self, batch: Batch, result: StepResult) -> StepOut | None:
         """Take what a step gave. None where it has to be planned again."""
-        for slot in batch.dummy_slots:
-            self._runner.drop(slot)
+        self._placement.take_back(batch.dummy_slots)
         if result.status is StepStatus.NO_KV_SPACE:
-            self._make_room()
+            self._make_room(len(batch.plan.slots))
             return None
         if result.status is StepStatus.ABORTED:
             self._resync(batch)
@@ -203,6 +207,7 @@ class Scheduler:
 
     def _step_out(self, result: StepResult, sequences: list[Sequence], finishes: bytes) -> StepOut:
         admitted, self._admitted = self._admitted, []
+        found = self._placement.take_found()
         counts = [sequence.params.num_top_tokens for sequence in sequences]
         top_counts = top_ids = top_logprobs = b""
         if any(counts):
@@ -221,10 +226,14 @@ class Scheduler:
             top_counts=top_counts,
             top_ids=top_ids,
             top_logprobs=top_logprobs,
+            cached_seq_ids=np.array([one for one, _ in found], np.int64).tobytes()
+            if found
+            else b"",
+            cached_counts=np.array([num for _, num in found], np.int32).tobytes() if found else b"",
         )
 
     def _finish(self, sequence: Sequence, finish: Finish) -> None:
-        self._leave(sequence)
+        self._leave(sequence, keep=True)
         if log.isEnabledFor(logging.DEBUG):
             log.debug(
                 "sequence %d ended (%s): %d prompt and %d output tokens, waited %.3f s, ran %.3f s",
@@ -236,8 +245,10 @@ class Scheduler:
                 time.monotonic() - sequence.admitted_s,
             )
 
-    def _make_room(self) -> None:
-        """The KV cache is full: the youngest gives up its cells, or a lone one its life."""
+    def _make_room(self, num_cells: int) -> None:
+        """The KV cache is full: what is parked goes, then the youngest, or a lone one ends."""
+        if self._placement.evict(num_cells):
+            return
         victim = max(self._running.values(), key=lambda one: one.num_arrival)
         if len(self._running) > 1:
             self._preempt(victim)
@@ -251,12 +262,12 @@ class Scheduler:
         )
 
     def _fail(self, sequence: Sequence, reason: str) -> None:
-        self._leave(sequence)
+        self._leave(sequence, keep=False)
         self._failures.append((sequence.seq_id, reason))
 
     def _preempt(self, sequence: Sequence) -> None:
         """Back into the queue, by age; it resumes with the ids it has."""
-        self._leave(sequence)
+        self._leave(sequence, keep=False)
         sequence.num_preempted += 1
         self.counters.num_preempted += 1
         self._waiting[sequence.seq_id] = sequence
@@ -277,12 +288,8 @@ class Scheduler:
     def check_integrity(self) -> None:
         """Raises AssertionError where queue, slots, budget and cells disagree: a bug of ours."""
         running = list(self._running.values())
-        self._slots.check_integrity(running)
+        self._placement.check_integrity(running)
         reserved = sum(sequence.num_reserved for sequence in running)
         assert reserved == self.num_reserved_tokens <= self.limits.max_budget_tokens, "budget leaks"
         assert not self._running.keys() & self._waiting.keys(), "a sequence waits and runs"
         assert all(sequence.slot is None for sequence in self._waiting.values())
-        for slot in range(len(self._slots)):
-            sequence = self._slots[slot]
-            expected = sequence.num_computed if sequence else 0
-            assert self._runner.num_cells(slot) == expected, f"cells of slot {slot} are off"

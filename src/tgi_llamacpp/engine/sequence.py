@@ -39,9 +39,11 @@ class Sequence:
     ignore_eog: bool
     num_arrival: int
     submitted_s: float
+    scope: int = 0  # prefixes are shared within it alone
 
     slot: int | None = None
     num_computed: int = 0
+    is_following: bool = False  # waits for another to compute what both begin with
     num_preempted: int = 0
     admitted_s: float = 0.0
     num_tokens: int = field(init=False)  # prompt and output so far

@@ -2,8 +2,9 @@
 
 With split KV one pass over the model takes only slots that follow each other without a hole, so a
 hole costs an extra pass unless it is filled: by the next sequence, by a dummy row, or by moving the
-last sequence into it. With one unified pool none of that matters. Knows no tokens and calls no
-runner; the scheduler does what `find_move` says, the planner what `bridge` says.
+last sequence into it. With one unified pool none of that matters. Cells of a finished sequence may
+be parked in a free slot; it stays free. Knows no tokens and calls no runner; placement.py does what
+`find_move` and `obstacles` say, the planner what `bridge` says.
 """
 
 from __future__ import annotations
@@ -19,15 +20,22 @@ EXTRA_PASS = 1.0
 DUMMY_ROW = 0.25
 MOVE = 2.0
 MAX_HORIZON_STEPS = 32  # a hole rarely lasts longer: something arrives or ends
+MAX_DUMMIES = 3  # in one gap: a further one makes the rows dearer than an extra pass
+CELL_BLOCK = 256  # attention reads a slot's cells in such blocks
 
 
 class SlotTable:
-    """The slots of one runner. A slot is empty or holds one running sequence."""
+    """The slots of one runner. A slot is running, which is one sequence, or free.
+
+    A free slot is empty or has parked cells.
+    """
 
     def __init__(self, num_slots: int, *, is_unified: bool) -> None:
         self._sequences: list[Sequence | None] = [None] * num_slots
         self._is_unified = is_unified
+        self._parked: dict[int, int] = {}  # slot -> cells
         self.num_running = 0
+        self.num_following = 0
 
     def __getitem__(self, slot: int) -> Sequence | None:
         return self._sequences[slot]
@@ -39,15 +47,35 @@ class SlotTable:
         """By ascending slot."""
         return [sequence for sequence in self._sequences if sequence is not None]
 
+    def computing(self) -> list[Sequence]:
+        """By ascending slot: those that have something to compute now."""
+        if not self.num_following:
+            return self.running()
+        return [one for one in self._sequences if one is not None and not one.is_following]
+
     @property
     def num_free(self) -> int:
         return len(self._sequences) - self.num_running
 
-    def place(self, sequence: Sequence) -> int:
-        """Bind a sequence to the free slot that keeps the running ones densest."""
-        slot = self._densest_free()
+    def num_parked(self, slot: int) -> int:
+        """Cells that are parked in a free slot."""
+        return self._parked.get(slot, 0)
+
+    def park(self, slot: int, num_cells: int) -> None:
+        """A free slot has cells of its last sequence; 0: it has none any more."""
+        assert self._sequences[slot] is None
+        if num_cells:
+            self._parked[slot] = num_cells
+        else:
+            self._parked.pop(slot, None)
+
+    def place(self, sequence: Sequence, slot: int | None = None) -> int:
+        """Bind a sequence to an empty slot; to the first of `candidates` if none is given."""
+        if slot is None:
+            slot = self.candidates()[0]
         assert sequence.slot is None
         assert self._sequences[slot] is None
+        assert slot not in self._parked
         self._sequences[slot] = sequence
         sequence.slot = slot
         self.num_running += 1
@@ -61,31 +89,41 @@ class SlotTable:
         self._sequences[slot] = None
         sequence.slot = None
         self.num_running -= 1
+        self.follow(sequence, is_following=False)
         return slot
+
+    def follow(self, sequence: Sequence, *, is_following: bool) -> None:
+        """Whether a sequence waits for cells that another computes, and has nothing to compute."""
+        self.num_following += is_following - sequence.is_following
+        sequence.is_following = is_following
 
     def move(self, src: int, dst: int) -> None:
         """Rebind the sequence in src to the empty slot dst."""
         sequence = self._sequences[src]
         assert sequence is not None
         assert self._sequences[dst] is None
+        assert dst not in self._parked
         self._sequences[src], self._sequences[dst] = None, sequence
         sequence.slot = dst
 
-    def _densest_free(self) -> int:
-        """The lowest hole between running slots; else the neighbour below them, then above."""
+    def candidates(self) -> list[int]:
+        """Free slots that keep the running ones equally dense: holes, else neighbours, else all."""
         occupied = [slot for slot, one in enumerate(self._sequences) if one is not None]
-        if not occupied:
-            return 0
+        if not occupied or self._is_unified:
+            return [slot for slot, one in enumerate(self._sequences) if one is None]
         low, high = occupied[0], occupied[-1]
         if high - low + 1 > len(occupied):
-            return self._sequences.index(None, low)
-        if low > 0:
-            return low - 1
-        assert high + 1 < len(self._sequences), "place() needs a free slot"
-        return high + 1
+            return [slot for slot in range(low, high) if self._sequences[slot] is None]
+        neighbours = [low - 1] if low > 0 else []
+        if high + 1 < len(self._sequences):
+            neighbours.append(high + 1)
+        return neighbours
 
     def find_move(self) -> tuple[int, int] | None:
-        """The next move (src, dst) towards dense slots, where making them dense pays."""
+        """The next move (src, dst) towards dense slots, where making them dense pays.
+
+        dst is free; what is parked there has to go first.
+        """
         if self._is_unified or self.num_running < 2:
             return None
         occupied = [slot for slot, one in enumerate(self._sequences) if one is not None]
@@ -102,12 +140,40 @@ class SlotTable:
         remaining = [one.num_remaining for slot in strays if (one := self._sequences[slot])]
         return cost * min(MAX_HORIZON_STEPS, *remaining) > MOVE * len(strays)
 
+    def outside(self) -> list[int]:
+        """Free slots, those first that lie farthest from where sequences run."""
+        occupied = [slot for slot, one in enumerate(self._sequences) if one is not None]
+        low, high = (occupied[0], occupied[-1]) if occupied else (0, 0)
+        free = [slot for slot, one in enumerate(self._sequences) if one is None]
+        return sorted(free, key=lambda slot: -max(low - slot, slot - high))
+
+    def obstacles(self, max_slot_tokens: int, *, can_trim: bool) -> list[int]:
+        """Slots in narrow gaps whose parked cells are in the way of a dummy row.
+
+        It cannot be taken back, or there is no room for it, or all rows of the pass would read as
+        many cells as are parked there.
+        """
+        if not self._parked or self._is_unified or self.num_running < 2:
+            return []
+        occupied = [slot for slot, one in enumerate(self._sequences) if one is not None]
+        if occupied[-1] - occupied[0] + 1 == len(occupied):
+            return []
+        longest = max(one.num_computed for one in self._sequences if one is not None)
+        limit = min(-(-(longest + 1) // CELL_BLOCK) * CELL_BLOCK, max_slot_tokens)
+        return [
+            between
+            for slot, after in pairwise(occupied)
+            if after - slot - 1 <= MAX_DUMMIES
+            for between in range(slot + 1, after)
+            if between in self._parked and (not can_trim or self._parked[between] >= limit)
+        ]
+
     def bridge(self, decoding: list[int], max_rows: int) -> tuple[list[int], list[int]]:
         """How to join the decode rows of these ascending slots into one pass.
 
-        Returns (dummies, prefilling): empty slots that get a dummy row, and slots of prefilling
-        sequences that get at least one row of their prompt; at most max_rows together. A gap that
-        costs more to fill than an extra pass is left.
+        Returns (dummies, prefilling): slots without a row of their own that get a dummy row, and
+        slots of prefilling sequences that get at least one row of their prompt; at most max_rows
+        together. A gap that costs more to fill than an extra pass is left.
         """
         dummies: list[int] = []
         prefilling: list[int] = []
@@ -115,13 +181,17 @@ class SlotTable:
             return dummies, prefilling
         for slot, after in pairwise(decoding):
             gap = range(slot + 1, after)
-            empty = [between for between in gap if self._sequences[between] is None]
-            if len(empty) * DUMMY_ROW >= EXTRA_PASS or len(gap) > max_rows:
+            idle = [between for between in gap if self._is_idle(between)]
+            if len(idle) > MAX_DUMMIES or len(gap) > max_rows:
                 continue
             max_rows -= len(gap)
-            dummies += empty
-            prefilling += [between for between in gap if self._sequences[between] is not None]
+            dummies += idle
+            prefilling += [between for between in gap if not self._is_idle(between)]
         return dummies, prefilling
+
+    def _is_idle(self, slot: int) -> bool:
+        sequence = self._sequences[slot]
+        return sequence is None or sequence.is_following
 
     def check_integrity(self, running: Iterable[Sequence]) -> None:
         """Raises AssertionError where table and sequences disagree: a bug of ours."""
@@ -131,3 +201,5 @@ class SlotTable:
         assert len(held) == len(expected) == self.num_running, "a sequence sits in two slots"
         for slot, sequence in enumerate(self._sequences):
             assert sequence is None or sequence.slot == slot, f"slot {slot} is mislabelled"
+            assert sequence is None or slot not in self._parked, f"slot {slot} runs and is parked"
+        assert self.num_following == sum(one.is_following for one in held), "followers are lost"

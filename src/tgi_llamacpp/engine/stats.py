@@ -7,13 +7,42 @@ from __future__ import annotations
 
 import logging
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from tgi_llamacpp.engine.planner import Batch
+from tgi_llamacpp.messages import PrefixStats
 
 SUMMARY_INTERVAL_S = 5.0
 
 log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class PrefixCounters:
+    """What admitted sequences found in others' cells, since the start."""
+
+    num_hits: int = 0
+    num_misses: dict[str, int] = field(default_factory=dict)  # by reason (PREFIX_MISSES)
+    num_cached_tokens: int = 0
+    num_evictions: int = 0
+
+    def add(self, num_tokens: int, miss: str) -> None:
+        """Count what a sequence found; `miss` is why, if that is nothing."""
+        if num_tokens:
+            self.num_hits += 1
+            self.num_cached_tokens += num_tokens
+        else:
+            self.num_misses[miss] = self.num_misses.get(miss, 0) + 1
+
+    def stats(self, num_parked_tokens: int) -> PrefixStats:
+        """As the router gets it."""
+        return PrefixStats(
+            self.num_hits,
+            dict(self.num_misses),
+            self.num_cached_tokens,
+            self.num_evictions,
+            num_parked_tokens,
+        )
 
 
 @dataclass(slots=True)
@@ -28,6 +57,7 @@ class Counters:
     num_moves: int = 0
     num_dummy_rows: int = 0
     step_s: float = 0.0  # inside Runner.step
+    prefix: PrefixCounters = field(default_factory=PrefixCounters)
 
     def add_step(self, batch: Batch) -> None:
         """Count a step that was done."""

@@ -12,7 +12,7 @@ from cpython.mem cimport PyMem_Calloc, PyMem_Free, PyMem_Malloc
 from libc.stdint cimport int8_t, int32_t, int64_t
 
 from tgi_llamacpp.config import MAX_TOP_TOKENS
-from tgi_llamacpp.engine.runner import NO_TOKEN, RunnerLimits, StepResult, StepStatus
+from tgi_llamacpp.engine.runner import NO_TOKEN, RunnerLimits, StepResult, StepStatus, pooled_slots
 from tgi_llamacpp.errors import RunnerError, StartupError
 from tgi_llamacpp.native cimport llama as ll
 from tgi_llamacpp.native cimport sampler as smp
@@ -71,10 +71,15 @@ cdef class Runner:
         num_slots = config.max_batch_size
         max_slot_tokens = min(config.max_total_tokens, self._parent.context_length)
         is_unified = num_slots * max_slot_tokens > config.max_batch_total_tokens
+        can_trim = not (
+            ll.llama_model_is_recurrent(self._parent._model) or ll.llama_model_is_hybrid(self._parent._model)
+        )
+        params.n_batch = max(config.max_physical_batch_total_tokens, num_slots)
+        if is_unified and can_trim and config.prefix_cache:  # else each slot has a state of its own
+            num_slots = pooled_slots(num_slots)
         params.n_ctx = config.max_batch_total_tokens if is_unified else num_slots * _padded(max_slot_tokens)
         params.n_seq_max = num_slots
         params.n_ubatch = config.max_physical_batch_total_tokens
-        params.n_batch = max(params.n_ubatch, num_slots)
         params.n_outputs_max = max(num_slots, 64)
         params.n_threads = config.n_threads
         params.n_threads_batch = config.n_threads_batch
@@ -107,9 +112,7 @@ cdef class Runner:
             max_step_tokens=self._max_step_tokens,
             num_vocab=self._parent.num_sampled_vocab,
             is_unified=is_unified,
-            can_trim=not (
-                ll.llama_model_is_recurrent(self._parent._model) or ll.llama_model_is_hybrid(self._parent._model)
-            ),
+            can_trim=can_trim,
         )
 
     def _attach_threads(self, n_threads, n_threads_batch):
@@ -139,8 +142,8 @@ cdef class Runner:
     def open(self, int32_t slot, params, prompt_ids, generated_ids):
         """Bind a sampler to an empty slot. See engine.runner.Runner.open."""
         self._check_slot(slot)
-        if self._is_open[slot] or self._num_cells[slot]:
-            raise RunnerError(f"slot {slot} is not empty: {self._num_cells[slot]} cells")
+        if self._is_open[slot]:
+            raise RunnerError(f"slot {slot} is open: {self._num_cells[slot]} cells")
         reset_sampler(self._samplers[slot], params, prompt_ids, generated_ids)
         self._is_open[slot] = 1
 
@@ -256,11 +259,42 @@ cdef class Runner:
         self._num_cells[dst], self._num_cells[src] = self._num_cells[src], 0
         self._is_open[dst], self._is_open[src] = self._is_open[src], 0
 
+    def copy(self, int32_t src, int32_t dst, int32_t num_tokens):
+        """Give the empty dst a beginning of src. See engine.runner.Runner.copy."""
+        self._check_slot(src)
+        self._check_slot(dst)
+        if src == dst or self._num_cells[dst] or not 0 < num_tokens <= self._num_cells[src]:
+            raise RunnerError(
+                f"slot {dst} ({self._num_cells[dst]} cells) cannot have {num_tokens} cells of slot {src} "
+                f"({self._num_cells[src]} cells)"
+            )
+        if num_tokens < self._num_cells[src] and not self._is_whole(src):
+            return False
+        # All of it, and then a part less: between slots of a split cache there is no other way.
+        ll.llama_memory_seq_cp(self._memory, src, dst, -1, -1)
+        if num_tokens < self._num_cells[src] and not ll.llama_memory_seq_rm(self._memory, dst, num_tokens, -1):
+            ll.llama_memory_seq_rm(self._memory, dst, -1, -1)
+            return False
+        self._num_cells[dst] = num_tokens
+        return True
+
+    cdef bint _is_whole(self, int32_t slot) noexcept:
+        # A state has the last position alone. And in one pool the cells that a sliding window has
+        # passed are given to others.
+        return self.limits.can_trim and ll.llama_memory_seq_pos_min(self._memory, slot) == 0
+
+    def park(self, int32_t slot):
+        """Unbind the slot's sampler; its cells stay."""
+        self._check_slot(slot)
+        self._is_open[slot] = 0
+
     def trim(self, int32_t slot, int32_t num_tokens):
         """Forget positions from num_tokens on. See engine.runner.Runner.trim."""
         self._check_slot(slot)
         if num_tokens >= self._num_cells[slot]:
             return True
+        if num_tokens and not self._is_whole(slot):
+            return False
         if not ll.llama_memory_seq_rm(self._memory, slot, num_tokens, -1):
             return False
         self._num_cells[slot] = num_tokens

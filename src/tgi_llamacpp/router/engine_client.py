@@ -203,6 +203,8 @@ class EngineClient:
             for seq_id in memoryview(step.admitted).cast("q"):
                 if (sequence := sequences.get(seq_id)) is not None:
                     sequence.admitted_s = now
+        if step.cached_seq_ids:
+            self._on_cached(step)
         seq_ids = memoryview(step.seq_ids).cast("q").tolist()
         token_ids = memoryview(step.token_ids).cast("i").tolist()
         logprobs = memoryview(step.logprobs).cast("f").tolist()
@@ -217,6 +219,12 @@ class EngineClient:
             sequence.generated_ids.append(token_ids[row])
             tops = alternatives[row] if alternatives is not None else None
             sequence.mailbox.put(Row(sequence.choice, token_ids[row], logprobs[row], finish, tops))
+
+    def _on_cached(self, step: StepOut) -> None:
+        counts = memoryview(step.cached_counts).cast("i")
+        for seq_id, count in zip(memoryview(step.cached_seq_ids).cast("q"), counts, strict=True):
+            if (sequence := self._open.get(seq_id)) is not None:
+                sequence.num_cached_tokens = count
 
     def _on_lost(self) -> None:
         """The engine is gone: every open request ends now."""

@@ -7,13 +7,19 @@ prompt is TGI's prefill, also where others decode in it; one of next tokens alon
 from __future__ import annotations
 
 from tgi_llamacpp.histogram import DURATION_BOUNDS_S, Counts, Histogram
-from tgi_llamacpp.messages import SIZE_BOUNDS, Stats, StepStats
+from tgi_llamacpp.messages import PREFIX_MISSES, SIZE_BOUNDS, PrefixStats, Stats, StepStats
 from tgi_llamacpp.router import prometheus
 
 
 def engine_lines(stats: Stats) -> list[str]:
     """The families of one Stats: ours, then TGI's."""
-    return _own_counters(stats) + _gauges(stats) + _batch_counters(stats) + _histograms(stats)
+    return [
+        *_own_counters(stats),
+        *_prefix_cache(stats.prefix),
+        *_gauges(stats),
+        *_batch_counters(stats),
+        *_histograms(stats),
+    ]
 
 
 def _own_counters(stats: Stats) -> list[str]:
@@ -28,6 +34,24 @@ def _own_counters(stats: Stats) -> list[str]:
     ):
         lines += prometheus.single(f"tgi_llamacpp_{name}", "counter", value, help_text)
     return lines
+
+
+def _prefix_cache(stats: PrefixStats) -> list[str]:
+    lines: list[str] = []
+    for name, kind, value, help_text in (
+        ("hits", "counter", stats.num_hits, "Sequences whose prompt began with cached tokens"),
+        ("cached_tokens", "counter", stats.num_cached_tokens, "Prompt tokens from the cache"),
+        ("evictions", "counter", stats.num_evictions, "Finished sequences that had to go"),
+        ("parked_tokens", "gauge", stats.num_parked_tokens, "Tokens of finished sequences kept"),
+    ):
+        lines += prometheus.single(f"tgi_llamacpp_prefix_cache_{name}", kind, value, help_text)
+    misses = {reason: stats.num_misses.get(reason, 0) for reason in PREFIX_MISSES}
+    return lines + prometheus.counters(
+        "tgi_llamacpp_prefix_cache_misses",
+        "reason",
+        misses,
+        "Sequences that found no cached tokens",
+    )
 
 
 def _gauges(stats: Stats) -> list[str]:

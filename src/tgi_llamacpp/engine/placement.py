@@ -1,0 +1,261 @@
+"""Where sequences sit, and what they find there: slots, parked cells and copies of prefixes.
+
+Owns the slot table and the prefix cache, and calls the runner to open, copy, move and empty slots.
+A finished sequence stays in its slot, parked, until the slot or its cells are needed; it is never a
+reason to wait. Knows no queue and no budget; called by the scheduler.
+"""
+
+from __future__ import annotations
+
+from tgi_llamacpp.engine.prefix_cache import Match, PrefixCache, Resident
+from tgi_llamacpp.engine.runner import Runner
+from tgi_llamacpp.engine.sequence import Sequence
+from tgi_llamacpp.engine.slots import SlotTable
+from tgi_llamacpp.engine.stats import Counters
+
+# A move of parked cells copies a whole slot when KV is split. Measured on a CPU with a 135M model,
+# it takes as long as to compute one token for each 300 cells of the slot.
+RELOCATION_FRACTION = 16
+
+
+class Placement:
+    """The slots of one runner and who is in them."""
+
+    def __init__(self, runner: Runner, min_prefix_tokens: int | None, counters: Counters) -> None:
+        """min_prefix_tokens: a shorter prefix is computed again; None is no prefix cache."""
+        limits = runner.limits
+        self.table = SlotTable(limits.num_slots, is_unified=limits.is_unified)
+        self._runner = runner
+        self._counters = counters
+        self._cache = None
+        if min_prefix_tokens is not None:
+            self._cache = PrefixCache(min_prefix_tokens, can_trim=limits.can_trim)
+        self._followers: dict[int, tuple[Sequence, Resident, int]] = {}  # by seq_id
+        self._found: list[tuple[int, int]] = []
+
+    @property
+    def num_parked_tokens(self) -> int:
+        return self._cache.num_parked_tokens if self._cache else 0
+
+    def take_found(self) -> list[tuple[int, int]]:
+        """(seq_id, tokens of its prompt that came from others' cells), since the last call."""
+        found, self._found = self._found, []
+        return found
+
+    def place(self, sequence: Sequence) -> None:
+        """Give a sequence a slot, and what others have computed of its ids.
+
+        Raises RunnerError where the runner refuses the sequence, which is placed then.
+        """
+        match = self._find(sequence)
+        if match.leader is None:
+            slot = self._choose(match)
+            num_taken = self._take(slot, match)
+        else:  # it starts when there is more to copy
+            slot = self._choose(Match())
+            num_taken = self._take(slot, Match())
+        self.table.place(sequence, slot)
+        sequence.num_computed = num_taken
+        if match.leader is None and not num_taken:
+            self._copy(sequence, match)
+        if self._cache:
+            self._cache.enter(sequence)
+            self._start(sequence, match)
+        self._runner.open(slot, sequence.params, sequence.prompt_ids, sequence.output_ids())
+
+    def release(self, sequence: Sequence, *, keep: bool) -> None:
+        """Free a slot; where its cells may serve others they are kept."""
+        slot = self.table.release(sequence)
+        self._followers.pop(sequence.seq_id, None)
+        parked = self._cache.leave(sequence, keep=keep) if self._cache else None
+        sequence.num_computed = 0
+        if parked is None:
+            self._runner.drop(slot)
+            return
+        self._runner.park(slot)
+        self.table.park(slot, parked.num_parked)
+        assert self._cache is not None
+        for other in self._cache.superseded(parked):
+            self._discard(other)
+
+    def arrange(self) -> None:
+        """Before a step: serve followers, keep slots dense, and clear what is in the way."""
+        if self._followers:
+            self._serve_followers()
+        if move := self.table.find_move():
+            self._move(*move)
+        for slot in self.table.obstacles(
+            self._runner.limits.max_slot_tokens, can_trim=self._runner.limits.can_trim
+        ):
+            self._vacate(slot)
+
+    def take_back(self, dummy_slots: list[int]) -> None:
+        """After a step: dummy rows leave their slots as they were."""
+        for slot in dummy_slots:
+            is_done = self._runner.trim(slot, self.table.num_parked(slot))
+            assert is_done, f"a dummy row stays in slot {slot}"
+
+    def evict(self, num_cells: int) -> bool:
+        """Give up so many parked cells, least recently used first; False where there are none."""
+        num_before = self.num_parked_tokens
+        while self._cache and num_before - self.num_parked_tokens < num_cells:
+            oldest = self._cache.oldest()
+            if oldest is None:
+                break
+            self._evict(oldest)
+        return self.num_parked_tokens < num_before
+
+    # A newcomer
+
+    def _find(self, sequence: Sequence) -> Match:
+        if self._cache is None:
+            return Match()
+        return self._cache.find(sequence)
+
+    def _choose(self, match: Match) -> int:
+        """A free slot that keeps the running ones dense: the match's own, else an empty one."""
+        candidates = self.table.candidates()
+        if self._cache is None or not self._cache.num_parked:
+            return candidates[0]
+        for source in match.sources:
+            if source.sequence is None and source.slot in candidates and self._fits(source, match):
+                return source.slot
+        for slot in candidates:
+            if not self.table.num_parked(slot):
+                return slot
+        oldest = self._cache.oldest(candidates)
+        assert oldest is not None
+        return oldest.slot
+
+    def _fits(self, source: Resident, match: Match) -> bool:
+        """Whether a newcomer may take over a parked slot, of which it needs the beginning alone.
+
+        In one pool a copy costs nothing, so nothing is given up for it.
+        """
+        max_lost = 0 if self._runner.limits.is_unified else match.num_tokens
+        return source.num_parked - match.num_tokens <= max_lost
+
+    def _take(self, slot: int, match: Match) -> int:
+        """Empty a slot, but for what the newcomer can use of it: the cells that stay."""
+        parked = self._cache.parked_in(slot) if self._cache else None
+        if parked is None:
+            return 0
+        is_source = parked in match.sources
+        if is_source:
+            match.sources = [parked]
+        if not (is_source and self._fits(parked, match)):
+            if self._relocate(parked, pinned=match.sources[0] if match.sources else None):
+                return 0
+            if not is_source:
+                self._evict(parked)
+                return 0
+        self._unpark(parked)
+        if self._runner.trim(slot, match.num_tokens):
+            return match.num_tokens
+        self._runner.drop(slot)
+        return 0
+
+    def _copy(self, sequence: Sequence, match: Match) -> None:
+        """Fill the sequence's empty slot from a source; nothing where the memory cannot."""
+        if not match.sources:
+            return
+        source, slot = match.sources[0], sequence.slot
+        assert slot is not None
+        if self._runner.copy(source.slot, slot, match.num_tokens):
+            sequence.num_computed = match.num_tokens
+            assert self._cache is not None
+            self._cache.touch(source)
+        else:
+            match.miss = "partial"
+
+    def _start(self, sequence: Sequence, match: Match) -> None:
+        """Note that a sequence follows, or what it found."""
+        if match.leader is not None:
+            self._followers[sequence.seq_id] = (sequence, match.leader, match.num_led)
+            self.table.follow(sequence, is_following=True)
+            return
+        self._counters.prefix.add(sequence.num_computed, match.miss)
+        if sequence.num_computed and not sequence.num_preempted:
+            num_cached = min(sequence.num_computed, len(sequence.prompt_ids))
+            self._found.append((sequence.seq_id, num_cached))
+
+    def _serve_followers(self) -> None:
+        assert self._cache is not None
+        for sequence, leader, num_led in list(self._followers.values()):
+            if leader.sequence is not None and leader.num_cells < num_led:
+                continue
+            del self._followers[sequence.seq_id]
+            self.table.follow(sequence, is_following=False)
+            match = self._find(sequence)
+            if match.leader is None:
+                self._copy(sequence, match)
+            self._start(sequence, match)
+
+    # What is parked
+
+    def _move(self, src: int, dst: int) -> None:
+        if self.table.num_parked(dst):
+            self._vacate(dst)
+        sequence = self.table[src]
+        assert sequence is not None
+        self._runner.move(src, dst)
+        self.table.move(src, dst)
+        if self._cache:
+            self._cache.move_running(sequence, dst)
+        self._counters.num_moves += 1
+
+    def _vacate(self, slot: int) -> None:
+        parked = self._cache.parked_in(slot) if self._cache else None
+        assert parked is not None
+        if not self._relocate(parked):
+            self._evict(parked)
+
+    def _relocate(self, parked: Resident, pinned: Resident | None = None) -> bool:
+        """Move parked cells to an empty slot, or one whose cells are older; False if none is."""
+        assert self._cache is not None
+        limits = self._runner.limits
+        if limits.is_unified or parked.num_parked * RELOCATION_FRACTION < limits.max_slot_tokens:
+            return False
+        inside = set(self.table.candidates())
+        slots = [slot for slot in self.table.outside() if slot not in inside]
+        target = next((slot for slot in slots if not self.table.num_parked(slot)), None)
+        if target is None:
+            oldest = self._cache.oldest([*slots, parked.slot], pinned)
+            if oldest is None or oldest is parked:
+                return False  # it is the least recently used itself
+            target = oldest.slot
+            self._evict(oldest)
+        self._runner.move(parked.slot, target)
+        self.table.park(parked.slot, 0)
+        self.table.park(target, parked.num_parked)
+        self._cache.move_parked(parked, target)
+        return True
+
+    def _evict(self, parked: Resident) -> None:
+        self._counters.prefix.num_evictions += 1
+        self._discard(parked)
+
+    def _discard(self, parked: Resident) -> None:
+        self._unpark(parked)
+        self._runner.drop(parked.slot)
+
+    def _unpark(self, parked: Resident) -> None:
+        assert self._cache is not None
+        self._cache.unpark(parked)
+        self.table.park(parked.slot, 0)
+
+    def check_integrity(self, running: list[Sequence]) -> None:
+        """Raises AssertionError where slots, residents and cells disagree: a bug of ours."""
+        self.table.check_integrity(running)
+        if self._cache:
+            self._cache.check_integrity(running)
+        following = {one.seq_id for one in running if one.is_following}
+        assert self._followers.keys() == following, "followers are off"
+        for _, leader, num_led in self._followers.values():
+            assert leader.sequence is None or leader.num_ids >= num_led, "nobody will get there"
+        for slot in range(len(self.table)):
+            sequence = self.table[slot]
+            parked = self._cache.parked_in(slot) if self._cache else None
+            assert self.table.num_parked(slot) == (parked.num_parked if parked else 0)
+            expected = sequence.num_computed if sequence else self.table.num_parked(slot)
+            assert self._runner.num_cells(slot) == expected, f"cells of slot {slot} are off"

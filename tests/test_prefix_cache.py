@@ -1,0 +1,126 @@
+"""Prompts that begin alike, through the whole program: the same answers with the cache and without.
+
+KV types as in test_serving.py, for which llama.cpp's CPU kernels give the same bits whatever a step
+computes, so that every log-probability is equal, and not the text alone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from contextlib import ExitStack
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.server_process import ServerProcess
+
+EXACT = ("--type-k=bf16", "--type-v=bf16")
+SIZE = (
+    "--max-batch-size=4",
+    "--max-total-tokens=1024",
+    "--max-input-tokens=900",
+    "--max-concurrent-requests=16",
+)
+SYSTEM = " ".join(f"rule{i}" for i in range(60))
+PROMPTS = [f"{SYSTEM} question {number}" for number in range(10)]
+
+Answer = dict[str, Any]
+
+
+@pytest.fixture(scope="module")
+def servers() -> Iterator[dict[str, ServerProcess]]:
+    with ExitStack() as stack:
+        started = {
+            name: stack.enter_context(ServerProcess("demo", *EXACT, *SIZE, *flags))
+            for name, flags in {
+                "split": (),
+                "unified": ("--max-batch-total-tokens=2048",),
+                "off": ("--disable-prefix-cache",),
+            }.items()
+        }
+        yield started
+        for server in started.values():
+            assert server.stop() == 0
+
+
+def body_of(prompt: str, max_tokens: int = 12) -> dict[str, Any]:
+    return {
+        "prompt": prompt,
+        "max_tokens": max_tokens,
+        "ignore_eos": True,
+        "temperature": 0,
+        "logprobs": 1,
+    }
+
+
+def ask(server: ServerProcess, prompts: list[str], *, at_once: bool = False) -> list[Answer]:
+    async def complete(client: httpx.AsyncClient, prompt: str) -> Answer:
+        answer = await client.post("/v1/completions", json=body_of(prompt))
+        assert answer.status_code == 200, answer.text
+        body: Answer = answer.json()
+        return body
+
+    async def main() -> list[Answer]:
+        async with httpx.AsyncClient(base_url=server.url, timeout=100) as client:
+            if at_once:
+                return await asyncio.gather(*(complete(client, prompt) for prompt in prompts))
+            return [await complete(client, prompt) for prompt in prompts]
+
+    return asyncio.run(main())
+
+
+def choices_of(answers: list[Answer]) -> list[Any]:
+    return [answer["choices"] for answer in answers]
+
+
+def cached_of(answers: list[Answer]) -> list[int]:
+    return [answer["usage"]["prompt_tokens_details"]["cached_tokens"] for answer in answers]
+
+
+def metric_of(server: ServerProcess, name: str) -> int:
+    lines = httpx.get(f"{server.url}/metrics", timeout=10).text.splitlines()
+    return int(next(line for line in lines if line.startswith(f"{name} ")).split()[1])
+
+
+@pytest.fixture(scope="module")
+def expected(servers: dict[str, ServerProcess]) -> list[Answer]:
+    """The answers of a server that computes every prompt."""
+    answers = ask(servers["off"], PROMPTS)
+    assert cached_of(answers) == [0] * len(PROMPTS)
+    return answers
+
+
+@pytest.mark.parametrize("layout", ["split", "unified"])
+def test_prompts_that_begin_alike_are_answered_as_without_the_cache(
+    layout: str, servers: dict[str, ServerProcess], expected: list[Answer]
+) -> None:
+    server = servers[layout]
+    at_once = ask(server, PROMPTS, at_once=True)
+    assert choices_of(at_once) == choices_of(expected)
+    assert sorted(cached_of(at_once))[0] == 0  # of the one that computed it
+    assert sorted(cached_of(at_once))[1] > 100
+    again = ask(server, PROMPTS)
+    assert choices_of(again) == choices_of(expected)
+    assert min(cached_of(again)) > 100
+
+
+@pytest.mark.parametrize("layout", ["split", "unified"])
+def test_a_prompt_that_is_repeated_is_found_but_for_its_last_token(
+    layout: str, servers: dict[str, ServerProcess]
+) -> None:
+    prompt = f"{layout} {' '.join(f'word{i}' for i in range(50))}"
+    first, second = ask(servers[layout], [prompt, prompt])
+    assert choices_of([first]) == choices_of([second])
+    assert cached_of([first, second]) == [0, second["usage"]["prompt_tokens"] - 1]
+
+
+def test_what_was_found_is_counted(servers: dict[str, ServerProcess]) -> None:
+    server = servers["split"]
+    found = cached_of(ask(server, [PROMPTS[0], PROMPTS[1]]))
+    ask(server, ["a"])  # the counters came when the engine had nothing to do, before this
+    assert metric_of(server, "tgi_llamacpp_prefix_cache_hits") >= 2
+    assert metric_of(server, "tgi_llamacpp_prefix_cache_cached_tokens") >= sum(found)
+    assert metric_of(server, "tgi_llamacpp_prefix_cache_parked_tokens") > 0
+    assert metric_of(servers["off"], "tgi_llamacpp_prefix_cache_hits") == 0
