@@ -273,6 +273,8 @@ class TestStop:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(process.engine_pid, signal.SIGCONT)
             assert process.wait() == 0
+        assert "/v1/completions': cut off, as the server stops" in process.text
+        assert "Traceback" not in process.text
 
     def test_the_engine_does_not_outlive_a_router_that_is_killed(
         self, engine_of: list[Watched]

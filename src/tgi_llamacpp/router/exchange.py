@@ -15,7 +15,7 @@ from typing import TypeVar
 
 from starlette.types import Receive, Scope, Send
 
-from tgi_llamacpp.errors import BodyError, TgiError
+from tgi_llamacpp.errors import BodyError, EngineUnavailable, TgiError
 from tgi_llamacpp.router import sse
 from tgi_llamacpp.router.body import (
     SLOW_BYTES,
@@ -197,6 +197,10 @@ class Endpoint:
             logger.info("%r: the client went away", scope["path"])
         except TgiError as error:
             await self._fail(exchange, error)
+        except asyncio.CancelledError:  # of what still runs when a stopping server has no more time
+            logger.warning("%r: cut off, as the server stops", scope["path"])
+            if not exchange.is_answered:
+                await self._fail(exchange, EngineUnavailable("The server is stopping"))
         except Exception:
             logger.exception("a bug of ours, in the handler of %r", scope["path"])
             if not exchange.is_answered:
