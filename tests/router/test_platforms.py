@@ -63,6 +63,19 @@ def test_vertex_errors_say_what_is_wrong(
     assert response.json() == answer
 
 
+def test_vertex_refuses_more_instances_than_may_ever_run(make_server: MakeServer) -> None:
+    server = make_server(limits={"max_concurrent_requests": 3})
+    instances = [{"inputs": "a"}] * 3
+    assert httpx.post(f"{server.url}/vertex", json={"instances": instances}).status_code == 200
+    response = httpx.post(f"{server.url}/vertex", json={"instances": [*instances, *instances]})
+    assert response.status_code == 422
+    assert response.json() == {
+        "error": "Input validation error: `instances` must have <= 3 entries, as many as may run"
+        " at once. Given: 6",
+        "error_type": "validation",
+    }
+
+
 def test_a_failed_vertex_instance_leaves_nothing_running(make_server: MakeServer) -> None:
     server = make_server(lambda submit: [])
     instances = [{"inputs": "a"}, {"inputs": ""}]

@@ -78,7 +78,7 @@ async def infer(exchange: Exchange) -> None:
     if len(prompts) != len(request.outputs):
         raise LengthMismatch("Inputs and outputs length mismatch")
     texts = await predict_all(
-        exchange, [GenerateRequest(prompt, request.parameters) for prompt in prompts]
+        exchange, [GenerateRequest(prompt, request.parameters) for prompt in prompts], "inputs"
     )
     outputs = [
         {"name": name, "shape": [1, len(data)], "datatype": "BYTES", "data": list(data)}

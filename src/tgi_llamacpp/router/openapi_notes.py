@@ -46,7 +46,7 @@ def _notes(limits: LimitsConfig) -> Mapping[str, Notes]:
         "CompatGenerateRequest": {"inputs": prompt, "stream": {"default": False}},
         "GenerateVertexInstance": {"inputs": prompt},
         "InferenceInput": {"data": {"description": "A prompt, as the bytes of its UTF-8."}},
-        "VertexRequest": {"instances": {"minItems": 1}},
+        "VertexRequest": {"instances": {"minItems": 1, "maxItems": limits.max_concurrent_requests}},
     }
 
 

@@ -9,7 +9,7 @@ import asyncio
 from collections.abc import Coroutine, Sequence
 from typing import Any
 
-from tgi_llamacpp.errors import TgiError
+from tgi_llamacpp.errors import TgiError, ValidationError
 from tgi_llamacpp.router.exchange import Exchange
 from tgi_llamacpp.router.json_format import dumps
 from tgi_llamacpp.router.openai_chat import answer_chat, chat_text
@@ -72,14 +72,25 @@ async def vertex(exchange: Exchange) -> None:
     instances = await exchange.read(VERTEX)
     if not instances:
         raise NoInstances("Input validation error")
-    texts = await predict_all(exchange, instances)
+    texts = await predict_all(exchange, instances, "instances")
     await exchange.respond(dumps({"predictions": texts}).encode())
 
 
 async def predict_all(
-    exchange: Exchange, instances: Sequence[GenerateRequest | ChatRequest]
+    exchange: Exchange, instances: Sequence[GenerateRequest | ChatRequest], field: str
 ) -> list[str]:
-    """The text of each, in order; they run side by side, and the first error ends the rest."""
+    """The text of each, in order; they run side by side, and the first error ends the rest.
+
+    field: of the body, that holds the instances.
+    Raises ValidationError where they are more than can ever run at once.
+    """
+    limit = exchange.services.permits.max_permits
+    if len(instances) > limit:
+        exchange.services.metrics.count_request()
+        raise ValidationError(
+            f"`{field}` must have <= {limit} entries, as many as may run at once."
+            f" Given: {len(instances)}"
+        )
     work = [_predict(exchange, instance) for instance in instances]
     return await exchange.while_connected(_all(work))
 
