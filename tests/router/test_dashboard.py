@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import NamedTuple
 
 import httpx
@@ -137,6 +138,13 @@ def test_joins_and_batch_sizes_are_counted_as_they_happened(page: Page) -> None:
     assert page.value("tgi_batch_next_size_bucket", le="1") == NUM_REQUESTS
     assert page.value("tgi_batch_concat", reason="chunking") == NUM_REQUESTS - 1
     assert page.value("tgi_batch_concat_duration_count", method="decode") == NUM_REQUESTS - 1
+
+
+def test_the_operators_table_has_every_metric_with_its_type(page: Page) -> None:
+    text = (Path(__file__).parents[2] / "docs/operations.md").read_text()
+    table = re.findall(r"^\| `(tgi_\w+)` \| (\w+) \|", text, re.MULTILINE)
+    assert dict(table) == page.types
+    assert len(table) == len(page.types)
 
 
 def test_nothing_is_speculated_and_every_token_says_so(page: Page) -> None:
