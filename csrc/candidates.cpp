@@ -1,5 +1,7 @@
 #include "candidates.h"
 
+#include <algorithm>
+
 namespace tgi {
 
 void Candidates::clear() noexcept {
@@ -12,12 +14,18 @@ void Candidates::clear() noexcept {
 void Candidates::weigh(const Exponent &exponent) {
     weights_.resize(ids_.size());
     row_kernels().weights_in(values_.data(), size(), exponent, everything, weights_.data());
+    filter([this](size_t i) { return weights_[i] > 0.0f; });
+}
+
+template <class Keeps>
+void Candidates::filter(Keeps keeps) {
     size_t num_kept = 0;
     for (size_t i = 0; i < ids_.size(); ++i) {
+        const bool is_kept = keeps(i);
         ids_[num_kept] = ids_[i];
         values_[num_kept] = values_[i];
         weights_[num_kept] = weights_[i];
-        num_kept += weights_[i] > 0.0f ? 1 : 0;
+        num_kept += is_kept ? 1 : 0;
     }
     ids_.resize(num_kept);
     values_.resize(num_kept);
@@ -47,20 +55,26 @@ void Candidates::keep(const Key &key, double target) {
     for (size_t i = 0; i < ids_.size(); ++i)
         entries_[i] = {key(values_[i]), ids_[i], weights_[i]};
     const Rank last = locate(entries_, target);
-    size_t num_kept = 0;
-    for (size_t i = 0; i < ids_.size(); ++i) {
+    filter([&](size_t i) {
         const double at = key(values_[i]);
-        if (at > last.key || (at == last.key && ids_[i] > last.id))
-            continue;
-        ids_[num_kept] = ids_[i];
-        values_[num_kept] = values_[i];
-        weights_[num_kept] = weights_[i];
-        ++num_kept;
-    }
-    ids_.resize(num_kept);
-    values_.resize(num_kept);
-    weights_.resize(num_kept);
-    add_up();
+        return at < last.key || (at == last.key && ids_[i] <= last.id);
+    });
+}
+
+void Candidates::keep(const Cut &cut) {
+    filter([&](size_t i) { return cut.keeps(ids_[i], values_[i]); });
+}
+
+float Candidates::best() const noexcept {
+    return *std::max_element(values_.begin(), values_.end());
+}
+
+LastAbove Candidates::last_above(float threshold) const noexcept {
+    LastAbove last;
+    for (size_t i = 0; i < ids_.size(); ++i)
+        if (values_[i] >= threshold)
+            last.add(ids_[i], values_[i]);
+    return last;
 }
 
 int32_t Candidates::draw(double u) const noexcept {

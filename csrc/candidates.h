@@ -34,11 +34,18 @@ class Candidates {
 
     // Keep the smallest prefix of the key's order with a mass of at least `target`.
     void keep(const Key &key, double target);
+    void keep(const Cut &cut);
+
+    // The largest logit; there must be one.
+    float best() const noexcept;
+    LastAbove last_above(float threshold) const noexcept;
 
     // The first token at which the cumulative mass exceeds u * mass(), 0 <= u < 1.
     int32_t draw(double u) const noexcept;
 
   private:
+    template <class Keeps>
+    void filter(Keeps keeps);
     void add_up() noexcept;
 
     std::vector<int32_t> ids_;

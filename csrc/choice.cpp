@@ -14,6 +14,8 @@ namespace tgi {
 
 namespace {
 
+// Of XTC: what weighs less may not be looked at, so that it has no part in being the last.
+constexpr double min_threshold = 1e-6;
 constexpr int32_t max_listed_k = 1024;  // beyond it a heap of the best is slower than a histogram
 
 bool is_cut_by_k(const SamplerParams &params, int32_t num_vocab) noexcept {
@@ -34,12 +36,20 @@ class Chooser {
     void keep_best(int32_t n);
     void keep_top_p(double top_p);
     void keep_typical(double typical_p);
+    void keep_min_p(double min_p);
+    void exclude_top(double threshold);
+    void keep_surprise(double max_surprise);
+    void keep_zipf(const Mirostat &mirostat);
     int32_t draw(double u) const noexcept { return is_listed_ ? list_.draw(u) : kept_.draw(u); }
+    double surprise(int32_t id) const noexcept;
 
   private:
     void list_best(int32_t n);
     void list_until(double fraction, double thickest);
     void keep(const Key &key, double fraction, double first, double range);
+    void keep(const Cut &cut);
+    void keep_above(const Cut &cut);
+    Cut cut_below_probability(double log_p) const noexcept;
     double thinnest(double fraction, int32_t num_tokens) const noexcept;
     double logit_of(double weight) const noexcept;
 
@@ -134,22 +144,102 @@ void Chooser::keep_typical(double typical_p) {
     keep(key, typical_p, 0.0, log_mass - std::log(thinnest_weight) - entropy);
 }
 
-}  // namespace
-
-bool needs_masses(const SamplerParams &params, int32_t num_vocab) noexcept {
-    return !is_cut_by_k(params, num_vocab) || params.top_k > max_listed_k;
+void Chooser::keep(const Cut &cut) {
+    if (is_listed_) {
+        list_.keep(cut);
+        mass_ = list_.mass();
+    } else {
+        kept_.keep(cut);
+        mass_ = kept_.mass();
+    }
 }
 
-int32_t choose(const Row &row, RowSummary &summary, const Exponent &exponent,
-               const SamplerParams &params, double u, ChoiceBuffers &buffers) {
-    Chooser chooser(row, summary, exponent, buffers);
-    if (is_cut_by_k(params, row.num_vocab()))
+// What no cut of this kind leaves empty: the best token is in it.
+void Chooser::keep_above(const Cut &cut) {
+    if (is_listed_ || !kept_.list_above(cut.after.low, list_)) {
+        keep(cut);
+        return;
+    }
+    list_.weigh(exponent_);
+    is_listed_ = true;
+    mass_ = list_.mass();
+}
+
+void Chooser::keep_min_p(double min_p) {
+    const float best = is_listed_ ? list_.best() : kept_.best();
+    keep_above(cut_below(std::log(min_p), static_cast<double>(best), exponent_.temperature));
+}
+
+Cut Chooser::cut_below_probability(double log_p) const noexcept {
+    const double reference = static_cast<double>(exponent_.reference);
+    return cut_below(std::log(mass_) + log_p, reference, exponent_.temperature);
+}
+
+// All tokens with this probability go but the last of them.
+void Chooser::exclude_top(double threshold) {
+    const float lowest = cut_below_probability(std::log(threshold)).after.low;
+    const LastAbove last = is_listed_ ? list_.last_above(lowest) : kept_.last_above(lowest);
+    if (last.num > 1)
+        keep(cut_before(last.value, last.id));
+}
+
+// Tokens of no more than this surprise, and the best one in any case.
+void Chooser::keep_surprise(double max_surprise) {
+    const Cut cut = cut_below_probability(-max_surprise);
+    if (cut.after.low > maxima_.best)
+        list_best(1);
+    else
+        keep_above(cut);
+}
+
+void Chooser::keep_zipf(const Mirostat &mirostat) {
+    find_best_n(row_, maxima_, Mirostat::num_estimated, buffers_.best);
+    const int32_t n =
+        mirostat.num_kept(buffers_.best.best, exponent_.temperature, row_.num_vocab());
+    if (n < row_.num_vocab())
+        keep_best(n);
+}
+
+double Chooser::surprise(int32_t id) const noexcept {
+    GroupBuffer buffer;
+    const int32_t group = id / group_size;
+    const double x = static_cast<double>(row_.patched(group, buffer)[id - row_.start(group)]);
+    const double reference = static_cast<double>(exponent_.reference);
+    return (std::log(mass_) - (x - reference) / exponent_.temperature) / std::log(2.0);
+}
+
+void cut(Chooser &chooser, const SamplerParams &params, int32_t num_vocab, int64_t position) {
+    if (is_cut_by_k(params, num_vocab))
         chooser.keep_best(params.top_k);
     if (params.top_p < 1.0f)
         chooser.keep_top_p(static_cast<double>(params.top_p));
     if (params.typical_p < 1.0f)
         chooser.keep_typical(static_cast<double>(params.typical_p));
-    return chooser.draw(u);
+    if (params.min_p > 0.0f)
+        chooser.keep_min_p(static_cast<double>(params.min_p));
+    if (params.xtc_probability > 0.0f &&
+        coin_uniform(params.seed, position) < static_cast<double>(params.xtc_probability))
+        chooser.exclude_top(std::max(static_cast<double>(params.xtc_threshold), min_threshold));
+}
+
+}  // namespace
+
+bool needs_masses(const SamplerParams &params, int32_t num_vocab) noexcept {
+    return params.mirostat != 0 || !is_cut_by_k(params, num_vocab) || params.top_k > max_listed_k;
+}
+
+Choice choose(const Row &row, RowSummary &summary, const Exponent &exponent,
+              const SamplerParams &params, const Mirostat &mirostat, int64_t position,
+              ChoiceBuffers &buffers) {
+    Chooser chooser(row, summary, exponent, buffers);
+    if (params.mirostat == 0)
+        cut(chooser, params, row.num_vocab(), position);
+    else if (params.mirostat == 1)
+        chooser.keep_zipf(mirostat);
+    else
+        chooser.keep_surprise(mirostat.max_surprise());
+    const int32_t id = chooser.draw(draw_uniform(params.seed, position));
+    return {id, params.mirostat == 0 ? 0.0 : chooser.surprise(id)};
 }
 
 }  // namespace tgi

@@ -1,4 +1,5 @@
-// Chooses the token of one row: applies top-k, top-p and typical-p to its distribution and draws.
+// Chooses the token of one row: cuts its distribution and draws. The cuts are top-k, top-p,
+// typical-p, min-p and XTC, or mirostat's.
 //
 // Called by sampler.cpp for positive temperatures. May throw std::bad_alloc.
 
@@ -9,6 +10,7 @@
 
 #include "best.h"
 #include "candidates.h"
+#include "mirostat.h"
 #include "row.h"
 #include "sampler.h"
 
@@ -24,9 +26,15 @@ struct ChoiceBuffers {
 // Whether choose() looks at summary.masses: not where top-k makes the list of candidates.
 bool needs_masses(const SamplerParams &params, int32_t num_vocab) noexcept;
 
-// The token at u, 0 <= u < 1, of the cumulative distribution of what is kept, by ascending id.
-// summary.masses are those of `exponent`, and are overwritten.
-int32_t choose(const Row &row, RowSummary &summary, const Exponent &exponent,
-               const SamplerParams &params, double u, ChoiceBuffers &buffers);
+struct Choice {
+    int32_t id;
+    double surprise;  // in bits, within what is kept; of use to mirostat, 0 without
+};
+
+// The token at draw_uniform(seed, position) of the cumulative distribution of what is kept, by
+// ascending id. summary.masses are those of `exponent`, and are overwritten.
+Choice choose(const Row &row, RowSummary &summary, const Exponent &exponent,
+              const SamplerParams &params, const Mirostat &mirostat, int64_t position,
+              ChoiceBuffers &buffers);
 
 }  // namespace tgi

@@ -1,6 +1,7 @@
 #include "cut.h"
 
 #include <algorithm>
+#include <cmath>
 #include <cstring>
 #include <limits>
 
@@ -70,6 +71,17 @@ Interval below(const Key &key, double bound) noexcept {
         return {from_index(low), everything.high};
     const int32_t beyond = first_that([&](float x) { return line(x) <= -bound; });
     return {from_index(low), from_index(beyond - 1)};
+}
+
+// By differences, for a small one may vanish next to a large reference.
+Cut cut_below(double log_weight, double reference, double temperature) noexcept {
+    const Interval kept = at_most({0.0, reference, 1.0 / temperature, false}, -log_weight);
+    return {kept, kept, -1};
+}
+
+Cut cut_before(float value, int32_t id) noexcept {
+    const Interval below_it = {everything.low, std::nextafter(value, everything.low)};
+    return {below_it, {everything.low, value}, id - 1};
 }
 
 Rank locate(std::vector<Entry> &entries, double target) {

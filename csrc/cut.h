@@ -6,6 +6,7 @@
 #pragma once
 
 #include <cstdint>
+#include <limits>
 #include <vector>
 
 #include "row_kernels.h"
@@ -46,6 +47,22 @@ struct Cut {
     }
 };
 
+// What is at or above a threshold: how many tokens, and the last of them in the order of logits.
+struct LastAbove {
+    int64_t num = 0;
+    float value = std::numeric_limits<float>::infinity();
+    int32_t id = -1;
+
+    // Ids must come in ascending order.
+    void add(int32_t the_id, float x) noexcept {
+        ++num;
+        if (x <= value) {
+            value = x;
+            id = the_id;
+        }
+    }
+};
+
 // The logits with keys <= bound, and those with keys < bound.
 Interval at_most(const Key &key, double bound) noexcept;
 Interval below(const Key &key, double bound) noexcept;
@@ -56,5 +73,10 @@ inline Cut cut_at(const Key &key, const Rank &last) noexcept {
 
 // The plain descending order of logits.
 constexpr Key by_value = {0.0, 0.0, 1.0, false};
+
+// Every token with (x - reference) / temperature >= log_weight.
+Cut cut_below(double log_weight, double reference, double temperature) noexcept;
+// This token and those after it in the order of logits.
+Cut cut_before(float value, int32_t id) noexcept;
 
 }  // namespace tgi

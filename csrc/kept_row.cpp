@@ -167,7 +167,7 @@ void KeptRow::cut_at_target(const Histogram &histogram, double target) {
         if (through >= target) {
             collect(histogram, bucket);
             if (!entries_.empty())
-                add(cut_at(histogram.buckets.key, locate(entries_, target - before)));
+                keep(cut_at(histogram.buckets.key, locate(entries_, target - before)));
             if (entries_.capacity() > max_idle_entries)  // a row of ties: not worth keeping
                 std::vector<Entry>().swap(entries_);
             return;
@@ -202,7 +202,7 @@ void KeptRow::keep_best(int32_t n) {
     cut_at_target(histogram, n);
 }
 
-void KeptRow::add(const Cut &cut) noexcept {
+void KeptRow::keep(const Cut &cut) noexcept {
     cuts_[num_cuts_++] = cut;
     const float low = std::min(cut.through.low, cut.after.low);
     floor_ = std::max(floor_, low);
@@ -215,6 +215,38 @@ void KeptRow::add(const Cut &cut) noexcept {
         summary_.masses[static_cast<size_t>(group)] = sum;
         summary_.mass += sum;
     }
+}
+
+float KeptRow::best() const noexcept {
+    if (num_cuts_ == 0)
+        return maxima_.best;
+    float best = everything.low;
+    for (int32_t group = 0; group < row_.num_groups(); ++group) {
+        if (maxima_.groups[static_cast<size_t>(group)] <= best)
+            continue;
+        for_each_segment(group, [&](int32_t, const float *x, int32_t n, Interval kept) {
+            for (int32_t i = 0; i < n; ++i)
+                if (x[i] > best && x[i] >= kept.low && x[i] <= kept.high)
+                    best = x[i];
+        });
+    }
+    return best;
+}
+
+LastAbove KeptRow::last_above(float threshold) const noexcept {
+    LastAbove last;
+    for (int32_t group = 0; group < row_.num_groups(); ++group) {
+        if (maxima_.groups[static_cast<size_t>(group)] < threshold)
+            continue;
+        for_each_segment(group, [&](int32_t from, const float *x, int32_t n, Interval kept) {
+            int32_t found[group_size];
+            const Interval wanted = intersect(kept, {threshold, everything.high});
+            const int32_t num_found = row_kernels().find_in(x, n, wanted, found);
+            for (int32_t i = 0; i < num_found; ++i)
+                last.add(from + found[i], x[found[i]]);
+        });
+    }
+    return last;
 }
 
 int32_t KeptRow::draw(double u) const noexcept {

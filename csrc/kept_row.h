@@ -1,5 +1,4 @@
-// A row's distribution while many tokens are kept: all of them, or those that up to three cuts
-// keep.
+// A row's distribution while many tokens are kept: all of them, or those that some cuts keep.
 //
 // Works on the whole row, a group at a time, and remembers cuts as intervals of logits, so that no
 // list of tokens is built; what is certainly outside of a cut is passed over by the row's maxima.
@@ -35,6 +34,11 @@ class KeptRow {
     void keep(const Key &key, double fraction, double first, double range);
     // Keep the n best.
     void keep_best(int32_t n);
+    void keep(const Cut &cut) noexcept;
+
+    // The largest logit that is kept.
+    float best() const noexcept;
+    LastAbove last_above(float threshold) const noexcept;
 
     // The first token at which the cumulative mass exceeds u * mass(), 0 <= u < 1.
     int32_t draw(double u) const noexcept;
@@ -51,14 +55,13 @@ class KeptRow {
     void cut_at_target(const Histogram &histogram, double target);
     void collect(const Histogram &histogram, int32_t bucket);
     void collect_group(const Histogram &histogram, int32_t bucket, Interval band, int32_t group);
-    void add(const Cut &cut) noexcept;
 
     const Row &row_;
     RowSummary &summary_;
     const Maxima &maxima_;
     const Exponent &exponent_;
     std::vector<Entry> &entries_;
-    std::array<Cut, 3> cuts_;
+    std::array<Cut, 5> cuts_;  // one for each kind
     size_t num_cuts_ = 0;
     float floor_;  // what is below weighs nothing or is not kept
 };

@@ -1,6 +1,6 @@
-// One row of logits, as the model gave it and after the penalties, in groups of 512.
+// One row of logits, as the model gave it and after bias and penalties, in groups of 512.
 //
-// The penalised row exists only group by group: a group with a penalised token is copied into the
+// The penalised row exists only group by group: a group with a changed token is copied into the
 // caller's buffer and patched there. row.cpp also holds what is computed once per row: maxima and
 // masses. May throw std::bad_alloc.
 
@@ -9,7 +9,7 @@
 #include <cstdint>
 #include <vector>
 
-#include "penalties.h"
+#include "changes.h"
 #include "row_kernels.h"
 
 namespace tgi {

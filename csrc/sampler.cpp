@@ -7,8 +7,9 @@
 #include <vector>
 
 #include "best.h"
+#include "changes.h"
 #include "choice.h"
-#include "penalties.h"
+#include "mirostat.h"
 #include "row.h"
 
 namespace tgi {
@@ -28,12 +29,43 @@ bool is_fraction(float x) noexcept {
     return x >= 0.0f && x <= 1.0f;
 }
 
-bool are_good(const SamplerParams &params) noexcept {
-    return std::isfinite(params.temperature) && params.temperature >= 0.0f && params.top_k >= 0 &&
-           is_fraction(params.top_p) && is_fraction(params.typical_p) &&
-           std::isfinite(params.repetition_penalty) && params.repetition_penalty > 0.0f &&
+bool is_from(float x, float least) noexcept {
+    return std::isfinite(x) && x >= least;
+}
+
+bool are_good_penalties(const SamplerParams &params) noexcept {
+    return std::isfinite(params.repetition_penalty) && params.repetition_penalty > 0.0f &&
            std::isfinite(params.frequency_penalty) && std::isfinite(params.presence_penalty) &&
-           params.num_top >= 0;
+           params.penalty_last_n >= -1;
+}
+
+bool is_good_dry(const SamplerParams &params) noexcept {
+    return is_from(params.dry_multiplier, 0.0f) && is_from(params.dry_base, 1.0f) &&
+           params.dry_allowed_length >= 0 && params.dry_last_n >= -1 &&
+           params.num_dry_breakers >= 0 &&
+           (params.num_dry_breakers == 0 || params.dry_breaker_ids != nullptr);
+}
+
+bool are_good_cuts(const SamplerParams &params) noexcept {
+    return params.top_k >= 0 && is_fraction(params.top_p) && is_fraction(params.typical_p) &&
+           is_fraction(params.min_p) && is_fraction(params.xtc_probability) &&
+           is_fraction(params.xtc_threshold) && params.mirostat >= 0 && params.mirostat <= 2 &&
+           is_from(params.mirostat_tau, 0.0f) && is_from(params.mirostat_eta, 0.0f);
+}
+
+bool are_good_biases(const SamplerParams &params) noexcept {
+    if (params.num_biases < 0 || (params.num_biases > 0 && params.bias_ids == nullptr) ||
+        (params.num_biases > 0 && params.bias_values == nullptr))
+        return false;
+    for (int64_t i = 0; i < params.num_biases; ++i)
+        if (!(params.bias_values[i] < infinity))  // true for NaN too
+            return false;
+    return true;
+}
+
+bool are_good(const SamplerParams &params) noexcept {
+    return is_from(params.temperature, 0.0f) && params.num_top >= 0 && are_good_cuts(params) &&
+           are_good_penalties(params) && is_good_dry(params) && are_good_biases(params);
 }
 
 bool are_ids(const int32_t *ids, int64_t num_ids) noexcept {
@@ -73,6 +105,10 @@ double draw_uniform(uint64_t seed, int64_t position) noexcept {
     return static_cast<double>(bits >> 11) * 0x1p-53;
 }
 
+double coin_uniform(uint64_t seed, int64_t position) noexcept {
+    return draw_uniform(seed ^ 0xd1b54a32d192ed03u, position);  // another stream
+}
+
 struct Sampler::State {
     explicit State(int32_t the_num_vocab) noexcept : num_vocab(the_num_vocab) {}
 
@@ -80,13 +116,14 @@ struct Sampler::State {
                         float *top_logprobs);
     SampleStatus sample_without_infinities(const float *logits, int64_t position, SampledToken *out,
                                            int32_t *top_ids, float *top_logprobs);
-    int32_t choose_token(const Row &row, int64_t position);
+    Choice choose_token(const Row &row, int64_t position);
     float logprob_of(float logit) const noexcept;
     void report_top(const float *logits, int32_t *top_ids, float *top_logprobs);
 
     int32_t num_vocab;
     SamplerParams params;
-    Penalties penalties;
+    LogitChanges changes;
+    Mirostat mirostat;
     const PenalizedTokens no_tokens;
     std::vector<int32_t> first_penalized;
     std::vector<int32_t> no_groups;
@@ -96,8 +133,8 @@ struct Sampler::State {
 
 SampleStatus Sampler::State::sample(const float *logits, int64_t position, SampledToken *out,
                                     int32_t *top_ids, float *top_logprobs) {
-    penalties.make_room();
-    const Row row(logits, num_vocab, penalties.apply(logits), first_penalized);
+    changes.make_room();
+    const Row row(logits, num_vocab, changes.apply(logits), first_penalized);
     find_maxima(row, summary);
     const float best = summary.maxima(row).best;
     if (summary.raw.best == infinity)
@@ -105,11 +142,12 @@ SampleStatus Sampler::State::sample(const float *logits, int64_t position, Sampl
     if (best == -infinity)
         return SampleStatus::no_finite_logit;
 
-    const int32_t id = choose_token(row, position);
-    out->id = id;
-    out->logprob = logprob_of(logits[id]);
+    const Choice choice = choose_token(row, position);
+    out->id = choice.id;
+    out->logprob = logprob_of(logits[choice.id]);
     report_top(logits, top_ids, top_logprobs);
-    penalties.count(id);
+    changes.count(choice.id);
+    mirostat.learn(choice.surprise);
     return SampleStatus::ok;
 }
 
@@ -124,19 +162,19 @@ SampleStatus Sampler::State::sample_without_infinities(const float *logits, int6
     return sample(finite.data(), position, out, top_ids, top_logprobs);
 }
 
-int32_t Sampler::State::choose_token(const Row &row, int64_t position) {
+Choice Sampler::State::choose_token(const Row &row, int64_t position) {
     const Exponent raw(summary.raw.best, 1.0);
     const double temperature = static_cast<double>(params.temperature);
     if (params.temperature == 0.0f) {
         sum_masses(row, raw, nullptr, summary);
-        return find_best(row, summary);
+        return {find_best(row, summary), 0.0};
     }
     const float best = summary.maxima(row).best;
     const bool is_shared = can_share(summary, best, temperature);
     const Exponent own(best, temperature);
     const Exponent &exponent = is_shared ? raw : own;
     sum_masses(row, raw, needs_masses(params, num_vocab) ? &exponent : nullptr, summary);
-    return choose(row, summary, exponent, params, draw_uniform(params.seed, position), buffers);
+    return choose(row, summary, exponent, params, mirostat, position, buffers);
 }
 
 float Sampler::State::logprob_of(float logit) const noexcept {
@@ -170,9 +208,13 @@ SampleStatus Sampler::reset(const SamplerParams &params, const int32_t *prompt_i
         !are_ids(output_ids, num_output))
         return SampleStatus::bad_argument;
     try {
-        state_->penalties.reset(params, num_vocab, prompt_ids, num_prompt, output_ids, num_output);
+        state_->changes.reset(params, num_vocab, {prompt_ids, num_prompt},
+                              {output_ids, num_output});
+        state_->mirostat.reset(params);
         state_->params = params;
         state_->params.num_top = std::min(params.num_top, num_vocab);
+        state_->params.bias_ids = state_->params.dry_breaker_ids = nullptr;  // the caller's, copied
+        state_->params.bias_values = nullptr;
         return SampleStatus::ok;
     } catch (...) {  // std::bad_alloc: nothing else is thrown
         return SampleStatus::out_of_memory;

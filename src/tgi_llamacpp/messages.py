@@ -37,11 +37,12 @@ class Finish(enum.IntEnum):
 
 
 class SamplingParams(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """How to choose the next token.
+    """How to choose the next token; csrc/sampler.h says it exactly, with the ranges.
 
     Order: logit_bias; repetition, frequency and presence penalty; DRY; temperature; top-k; top-p;
     typical-p; min-p; XTC; draw. mirostat 1 or 2 takes the place of every cut. The defaults are off.
     temperature 0 is greedy: the argmax after the penalties and DRY; cuts do not matter then.
+    mirostat's bound starts anew when a sequence is resumed.
     """
 
     temperature: float = 0.0
@@ -55,9 +56,9 @@ class SamplingParams(msgspec.Struct, frozen=True, array_like=True, gc=False):
     seed: int = 0  # of this sequence, unsigned 64-bit: already hashed with the choice index
     num_top_tokens: int = 0  # alternatives to report beside the chosen token
     penalty_last_n: int = -1  # the three penalties count the last so many tokens; -1: all
-    bias_ids: bytes = b""  # int32[n], distinct
+    bias_ids: bytes = b""  # int32[n], distinct; out of the vocabulary: passed over
     bias_values: bytes = b""  # float32[n], added to the logits; -inf bans
-    min_p: float = 0.0  # keeps what has this fraction of the best token's probability
+    min_p: float = 0.0  # keeps what has this fraction of the best kept token's probability
     xtc_probability: float = 0.0  # that all but the last token above the threshold are taken out
     xtc_threshold: float = 0.1
     dry_multiplier: float = 0.0  # of the penalty multiplier * base ** (length - allowed_length)

@@ -43,10 +43,22 @@ def draw_uniform(seed, int64_t position):
     return smp.draw_uniform(<uint64_t>seed, position)
 
 
+def coin_uniform(seed, int64_t position):
+    """The uniform number in [0, 1) of XTC's coin."""
+    return smp.coin_uniform(<uint64_t>seed, position)
+
+
 cdef int _check_sampler(smp.SampleStatus status) except -1:
     if status != smp.SampleStatus.ok:
         raise RunnerError(smp.sample_status_message(status).decode())
     return 0
+
+
+cdef _column(bytes column, dtype):
+    """A message's column of four-byte numbers as an array."""
+    if len(column) % 4:
+        raise RunnerError(f"a column of {len(column)} bytes is not one of four-byte numbers")
+    return np.frombuffer(column, dtype) if column else np.empty(0, dtype)
 
 
 cdef int reset_sampler(smp.Sampler* sampler, params, prompt_ids, output_ids) except -1:
@@ -66,6 +78,28 @@ cdef int reset_sampler(smp.Sampler* sampler, params, prompt_ids, output_ids) exc
     c_params.penalize_prompt = params.penalize_prompt
     c_params.seed = params.seed
     c_params.num_top = params.num_top_tokens
+    c_params.penalty_last_n = params.penalty_last_n
+    c_params.min_p = params.min_p
+    c_params.xtc_probability = params.xtc_probability
+    c_params.xtc_threshold = params.xtc_threshold
+    c_params.dry_multiplier = params.dry_multiplier
+    c_params.dry_base = params.dry_base
+    c_params.dry_allowed_length = params.dry_allowed_length
+    c_params.dry_last_n = params.dry_last_n
+    c_params.mirostat = params.mirostat
+    c_params.mirostat_tau = params.mirostat_tau
+    c_params.mirostat_eta = params.mirostat_eta
+    # reset() copies these columns, so that views of the bytes will do.
+    cdef const int32_t[::1] bias_ids = _column(params.bias_ids, np.int32)
+    cdef const float[::1] bias_values = _column(params.bias_values, np.float32)
+    cdef const int32_t[::1] breaker_ids = _column(params.dry_breaker_ids, np.int32)
+    if bias_ids.shape[0] != bias_values.shape[0]:
+        raise RunnerError(f"{bias_ids.shape[0]} ids have a bias, and {bias_values.shape[0]} values are given")
+    c_params.num_biases = bias_ids.shape[0]
+    c_params.bias_ids = &bias_ids[0] if bias_ids.shape[0] else NULL
+    c_params.bias_values = &bias_values[0] if bias_values.shape[0] else NULL
+    c_params.num_dry_breakers = breaker_ids.shape[0]
+    c_params.dry_breaker_ids = &breaker_ids[0] if breaker_ids.shape[0] else NULL
     cdef const int32_t* prompt_ptr = &prompt[0] if prompt.shape[0] else NULL
     cdef const int32_t* output_ptr = &output[0] if output.shape[0] else NULL
     return _check_sampler(sampler.reset(c_params, prompt_ptr, prompt.shape[0], output_ptr, output.shape[0]))

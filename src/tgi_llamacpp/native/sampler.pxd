@@ -16,6 +16,22 @@ cdef extern from "sampler.h" namespace "tgi" nogil:
         cbool penalize_prompt
         uint64_t seed
         int32_t num_top
+        int32_t penalty_last_n
+        const int32_t* bias_ids
+        const float* bias_values
+        int64_t num_biases
+        float min_p
+        float xtc_probability
+        float xtc_threshold
+        float dry_multiplier
+        float dry_base
+        int32_t dry_allowed_length
+        int32_t dry_last_n
+        const int32_t* dry_breaker_ids
+        int64_t num_dry_breakers
+        int32_t mirostat
+        float mirostat_tau
+        float mirostat_eta
 
     cdef cppclass SampledToken:
         int32_t id
@@ -29,6 +45,7 @@ cdef extern from "sampler.h" namespace "tgi" nogil:
 
     const char* sample_status_message(SampleStatus status) noexcept
     double draw_uniform(uint64_t seed, int64_t position) noexcept
+    double coin_uniform(uint64_t seed, int64_t position) noexcept
 
     cdef cppclass Sampler:
         Sampler(int32_t num_vocab) noexcept
