@@ -135,8 +135,8 @@ async def _serve(launch: Launch) -> None:
     )
     pool = TokenizerPool(launch.tokenizer, config.validation_workers)
     signals = _Signals()
+    preparation = asyncio.create_task(pool.run(launch.chat_template.prepare))
     try:
-        preparation = asyncio.create_task(pool.run(launch.chat_template.prepare))
         ready = await _start_engine(supervisor, launch)
         await preparation
         detokenizer = Detokenizer(launch.tokenizer, extra_special_ids=ready.eog_ids)
@@ -159,6 +159,7 @@ async def _serve(launch: Launch) -> None:
         logger.info("told to stop before the model was loaded")
     finally:
         await supervisor.stop()
+        await asyncio.gather(preparation, return_exceptions=True)  # or what it raised is a warning
         pool.close()
     logger.info("stopped")
 
