@@ -76,6 +76,8 @@ class PrefixCache:
 
     def find(self, sequence: Sequence) -> Match:
         """What can serve a sequence that has no cells. Its last id is computed in any case."""
+        if sequence.num_tokens <= self._min_tokens:
+            return Match(miss="short")
         tree = self._trees.get(sequence.scope)
         steps = tree.match(_ids(sequence)[:-1]) if tree is not None else []
         if not steps:
@@ -118,6 +120,8 @@ class PrefixCache:
     def enter(self, sequence: Sequence) -> None:
         """A sequence runs in its slot from now on; what it computes may serve others."""
         assert sequence.slot is not None
+        if sequence.num_reserved < self._min_tokens:
+            return  # it never comes to anything that could be shared
         ids = _ids(sequence)
         resident = Resident(sequence.slot, sequence.scope, len(ids), sequence)
         self._running[sequence.seq_id] = resident
@@ -125,7 +129,9 @@ class PrefixCache:
 
     def leave(self, sequence: Sequence, *, keep: bool) -> Resident | None:
         """A sequence ends; its resident if its cells are worth keeping, which are parked then."""
-        resident = self._running.pop(sequence.seq_id)
+        resident = self._running.pop(sequence.seq_id, None)
+        if resident is None:
+            return None
         num_cells = sequence.num_computed
         resident.sequence = None
         resident.num_parked = num_cells
@@ -191,7 +197,8 @@ class PrefixCache:
         self._parked = OrderedDict(zip(order, residents, strict=True))
 
     def move_running(self, sequence: Sequence, dst: int) -> None:
-        self._running[sequence.seq_id].slot = dst
+        if resident := self._running.get(sequence.seq_id):
+            resident.slot = dst
 
     def _forget(self, resident: Resident) -> None:
         tree = self._trees[resident.scope]
@@ -207,8 +214,9 @@ class PrefixCache:
 
     def check_integrity(self, running: list[Sequence]) -> None:
         """Raises AssertionError where trees, residents and sequences disagree: a bug of ours."""
-        assert self._running.keys() == {one.seq_id for one in running}, "residents are off"
-        for sequence in running:
+        able = [one for one in running if one.num_reserved >= self._min_tokens]
+        assert self._running.keys() == {one.seq_id for one in able}, "residents are off"
+        for sequence in able:
             resident = self._running[sequence.seq_id]
             assert resident.sequence is sequence
             assert resident.slot == sequence.slot, "a resident's slot is off"
