@@ -123,6 +123,7 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True):
     compute_type: str | None = None
     tokenizer_config_path: str | None = None
     disable_grammar_support: bool = False
+    special_tokens_in_content: Literal["parse", "refuse", "plain"] = "parse"
     aip_http_port: Port | None = None
     aip_predict_route: str | None = None
     aip_health_route: str | None = None

@@ -79,6 +79,7 @@ FLAGS = (
     Flag("compute_type", "What x-compute-type says.", "cpu or gpu", has_option=False),
     Flag("tokenizer_config_path", "File to read in place of the model's tokenizer_config.json."),
     Flag("disable_grammar_support", "Refuse grammars and tools."),
+    Flag("special_tokens_in_content", "Control tokens in chat messages: as TGI, 422, or as text."),
     Flag("aip_http_port", "Vertex AI's port, in place of --port.", has_option=False),
     Flag("aip_predict_route", "Vertex AI's path, as /vertex.", has_option=False),
     Flag("aip_health_route", "Vertex AI's path, as /health.", has_option=False),

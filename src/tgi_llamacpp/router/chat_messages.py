@@ -100,6 +100,6 @@ def _parsed(arguments: str) -> Any:
     """The object in the text; what a model made up and is no object stays text."""
     try:
         value = json.loads(arguments)
-    except ValueError:
+    except (ValueError, RecursionError):
         return arguments
     return value if isinstance(value, dict) else arguments

@@ -6,8 +6,11 @@ rest of the order router/openai.py's.
 
 from __future__ import annotations
 
+from functools import partial
+
 from tgi_llamacpp.errors import ToolError, ValidationError
 from tgi_llamacpp.router import render_openai, render_tgi
+from tgi_llamacpp.router.content_guard import GuardedPrompt
 from tgi_llamacpp.router.exchange import Exchange
 from tgi_llamacpp.router.generation import Generation, TokenEvent
 from tgi_llamacpp.router.json_format import quote
@@ -47,7 +50,7 @@ async def _run(exchange: Exchange, request: ChatRequest, num_choices: int) -> No
         prompt = await render_prompt(request, services)
         valid = await _validate(request, prompt, services)
         plans = plan_choices(valid, num_choices)
-        headers = render_tgi.compute_headers(services.config.compute_type, len(prompt))
+        headers = render_tgi.compute_headers(services.config.compute_type, len(prompt.text))
         with Generation(services, plans, keep_stop=False) as generation:
             if request.stream:
                 fold = _ChatFold(services, request, generation)
@@ -71,7 +74,9 @@ async def chat_text(exchange: Exchange, request: ChatRequest) -> str:
     return "".join(event.visible for event in events[0])
 
 
-async def _validate(request: ChatRequest, prompt: str, services: Services) -> ValidRequest:
+async def _validate(
+    request: ChatRequest, prompt: GuardedPrompt, services: Services
+) -> ValidRequest:
     num_top = (request.top_logprobs or 0) if request.logprobs else 0
     max_tokens = request.max_completion_tokens
     parameters = to_parameters(
@@ -84,27 +89,39 @@ async def _validate(request: ChatRequest, prompt: str, services: Services) -> Va
         add_special_tokens=False,
         prompt_field="messages",
     )
-    return await validate(services, prompt, parameters, rules)
+    return await validate(
+        services, prompt.text if prompt.ids is None else prompt.ids, parameters, rules
+    )
 
 
-async def render_prompt(request: ChatRequest, services: Services) -> str:
+async def render_prompt(
+    request: ChatRequest, services: Services, *, with_spans: bool = False
+) -> GuardedPrompt:
     """The messages as the model's template writes them. A last assistant message is continued.
 
     Raises:
         TemplateError: there is no template, or it complained.
+        ValidationError: the operator wants no control tokens where there are some.
     """
     is_continued = request.continue_final_message
     if is_continued is None:
         is_continued = request.add_generation_prompt is None and _ends_in_assistant(request)
     adds_prompt = request.add_generation_prompt is not False and not is_continued
-    return await services.text.pool.run(
+    render = partial(
         services.text.chat_template.render,
-        request.messages,
         add_generation_prompt=adds_prompt,
         continue_final_message=is_continued,
         documents=request.documents,
         template_kwargs=request.chat_template_kwargs,
     )
+    guard, pool = services.text.content_guard, services.text.pool
+    if guard is None:
+        return GuardedPrompt(await pool.run(render, request.messages))
+    others = {
+        "documents": request.documents,
+        "chat_template_kwargs": request.chat_template_kwargs,
+    }
+    return await pool.run(guard.render, render, request.messages, others, with_spans=with_spans)
 
 
 def _ends_in_assistant(request: ChatRequest) -> bool:
@@ -216,9 +233,11 @@ async def chat_tokenize(exchange: Exchange) -> None:
     """POST /chat_tokenize"""
     request = await exchange.read(CHAT)
     check_chat(request, exchange.services)
-    prompt = await render_prompt(request, exchange.services)
+    prompt = await render_prompt(request, exchange.services, with_spans=True)
     pool = exchange.services.text.pool
-    spans = await pool.encode_with_offsets(prompt, add_special_tokens=False)
+    spans = prompt.spans
+    if spans is None:
+        spans = await pool.encode_with_offsets(prompt.text, add_special_tokens=False)
     tokens = await pool.run(render_tgi.token_spans, spans)
-    answer = f'{{"tokenize_response":{tokens},"templated_text":{quote(prompt)}}}'
+    answer = f'{{"tokenize_response":{tokens},"templated_text":{quote(prompt.text)}}}'
     await exchange.respond(answer.encode())

@@ -27,6 +27,7 @@ from tgi_llamacpp.messages import Ready
 from tgi_llamacpp.router import http_server
 from tgi_llamacpp.router.app import build_app
 from tgi_llamacpp.router.chat import ChatTemplate, load_chat_template
+from tgi_llamacpp.router.content_guard import ContentGuard, make_guard
 from tgi_llamacpp.router.detokenizer import Detokenizer
 from tgi_llamacpp.router.engine_client import EngineClient
 from tgi_llamacpp.router.gguf_metadata import GgufMetadata, read_metadata
@@ -54,6 +55,7 @@ class Launch:
     metadata: GgufMetadata
     tokenizer: LoadedTokenizer
     chat_template: ChatTemplate
+    content_guard: ContentGuard | None
     sock: socket.socket  # bound, not listening
     on_listening: Callable[[str], None]  # gets the URL, once requests are answered
 
@@ -120,6 +122,7 @@ def _prepare(
         metadata=metadata,
         tokenizer=tokenizer,
         chat_template=template,
+        content_guard=make_guard(config.special_tokens_in_content, tokenizer),
         sock=sock,
         on_listening=on_listening,
     )
@@ -143,7 +146,7 @@ async def _serve(launch: Launch) -> None:
         app = build_app(
             router_config(config, launch.derived, launch.name, ready),
             client,
-            TextTools(pool, detokenizer, launch.chat_template),
+            TextTools(pool, detokenizer, launch.chat_template, launch.content_guard),
             model_sha=files.sha,
             pipeline_tag=files.pipeline_tag,
         )

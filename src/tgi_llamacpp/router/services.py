@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from tgi_llamacpp.config import RouterConfig
 from tgi_llamacpp.errors import OverloadedError
 from tgi_llamacpp.router.chat import ChatTemplate
+from tgi_llamacpp.router.content_guard import ContentGuard
 from tgi_llamacpp.router.detokenizer import Detokenizer
 from tgi_llamacpp.router.engine_client import EngineClient
 from tgi_llamacpp.router.metrics import Metrics
@@ -26,6 +27,7 @@ class TextTools:
     pool: TokenizerPool
     detokenizer: Detokenizer
     chat_template: ChatTemplate
+    content_guard: ContentGuard | None = None  # None: control tokens in contents are parsed
 
 
 class Permits:

@@ -41,6 +41,7 @@ class LoadedTokenizer:
     special_ids: frozenset[int]  # no part of generated text
     extra_eog_ids: list[int]  # generation_config.json's
     adds_bos: bool  # encoding with special tokens puts BOS first
+    control_ids: frozenset[int] = frozenset()  # what frames messages: special, or GGUF's control
 
     @property
     def bos_token(self) -> str | None:
@@ -105,30 +106,34 @@ def _load_from_json(metadata: GgufMetadata, files: TokenizerFiles) -> LoadedToke
     special_tokens = _gguf_special_tokens(metadata) if not files.config else {}
     special_tokens |= files.special_tokens()
     _frame_as_configured(tokenizer, files, special_tokens)
-    special_ids = {i for i, t in tokenizer.get_added_tokens_decoder().items() if t.special}
+    added = tokenizer.get_added_tokens_decoder()
+    special_ids = frozenset(i for i, token in added.items() if token.special)
     num_vocab = max(pieces.values()) + 1
     return LoadedTokenizer(
         tokenizer=tokenizer,
         source=str(path),
         num_vocab=num_vocab,
         special_tokens=special_tokens,
-        special_ids=frozenset(special_ids),
+        special_ids=special_ids,
         extra_eog_ids=_valid_ids(files.eos_ids(), metadata),
         adds_bos=_starts_with(tokenizer, special_tokens.get("bos_token")),
+        control_ids=special_ids.union(gguf_tokenizer.special_token_ids(metadata)),
     )
 
 
 def _load_from_gguf(metadata: GgufMetadata, files: TokenizerFiles) -> LoadedTokenizer:
     tokenizer = gguf_tokenizer.build_tokenizer(metadata)
+    special_ids = gguf_tokenizer.special_token_ids(metadata)
     kind = f"{metadata.tokenizer_model}, pre {metadata.pre or 'default'}"
     return LoadedTokenizer(
         tokenizer=tokenizer,
         source=f"GGUF metadata ({kind})",
         num_vocab=gguf_tokenizer.num_real_tokens(metadata),
         special_tokens=_gguf_special_tokens(metadata) | files.special_tokens(),
-        special_ids=gguf_tokenizer.special_token_ids(metadata),
+        special_ids=special_ids,
         extra_eog_ids=_valid_ids(files.eos_ids(), metadata),
         adds_bos=gguf_tokenizer.adds_bos(metadata) and metadata.bos_id is not None,
+        control_ids=special_ids,
     )
 
 
@@ -229,7 +234,7 @@ class TokenizerPool:
 
     def _encode_with_offsets(self, text: str, add_special_tokens: bool) -> list[TokenSpan]:
         encoding = _one(self._tokenizer.encode_batch, text, add_special_tokens)
-        bytes_at = _byte_positions(text)
+        bytes_at = byte_positions(text)
         spans = [
             TokenSpan(token_id, text[start:stop], bytes_at[start], bytes_at[stop])
             for token_id, (start, stop) in zip(encoding.ids, encoding.offsets, strict=True)
@@ -249,7 +254,7 @@ def _one(encode: Callable[..., list[Encoding]], text: str, add_special_tokens: b
         raise ValidationError("`inputs` holds half of a surrogate pair") from error
 
 
-def _byte_positions(text: str) -> range | list[int]:
+def byte_positions(text: str) -> range | list[int]:
     """For every character position, and the end, the position in bytes of UTF-8."""
     if text.isascii():
         return range(len(text) + 1)
