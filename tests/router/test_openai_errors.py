@@ -51,6 +51,13 @@ TOOL = {"type": "function", "function": {"name": "f", "parameters": {}}}
             "best_of",
         ),
         (TEXT, {"best_of": 9}, "`best_of` must be >= `n` (1) and <= 8. Given: 9", "best_of"),
+        (
+            TEXT,
+            {"prompt": ["a", "b", "c"], "n": 3},
+            "`prompt` must ask for at most 8 sequences at once, which is the number of prompts"
+            " times `best_of` or `n`. Given: 9",
+            "prompt",
+        ),
         (TEXT, {"logprobs": 6}, "`logprobs` must be >= 0 and <= 5. Given: 6", "logprobs"),
         (
             TEXT,

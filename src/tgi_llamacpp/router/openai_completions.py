@@ -125,7 +125,14 @@ def _check(request: CompletionRequest, services: Services) -> int:
     if request.echo and request.logprobs is not None:
         raise ValidationError("`echo` together with `logprobs` is not supported yet")
     num_choices = check_supported(request, services)
-    _check_best_of(request, num_choices, services.config.limits.max_concurrent_requests)
+    max_sequences = services.config.limits.max_concurrent_requests
+    _check_best_of(request, num_choices, max_sequences)
+    num_sequences = len(request.prompt) * (request.best_of or num_choices)
+    if num_sequences > max_sequences:
+        raise ValidationError(
+            f"`prompt` must ask for at most {max_sequences} sequences at once, which is the number"
+            f" of prompts times `best_of` or `n`. Given: {num_sequences}"
+        )
     return num_choices
 
 
