@@ -30,6 +30,8 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
     n_threads: int
     n_threads_batch: int
     n_gpu_layers: int  # -1 is all of them
+    target_itl_ms: int = 250  # between two tokens of a running stream; 0 is no target
+    max_warm_up_ms: int = 0  # to measure passes in before it is ready; 0 measures nothing
     split_mode: str = "layer"  # layer, row, none
     main_gpu: int = 0
     numa: str = "disabled"
@@ -107,6 +109,7 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True):
     max_batch_total_tokens: Count | None = None
     max_physical_batch_total_tokens: Count | None = None
     max_batch_size: CountOrZero | None = None
+    target_itl_ms: CountOrZero = _default(EngineConfig, "target_itl_ms")
     max_best_of: CountOrZero = _default(LimitsConfig, "max_best_of")
     max_stop_sequences: CountOrZero = _default(LimitsConfig, "max_stop_sequences")
     max_top_n_tokens: CountOrZero = _default(LimitsConfig, "max_top_n_tokens")

@@ -24,6 +24,7 @@ DEFAULT_MAX_INPUT_TOKENS = 1024
 DEFAULT_MAX_TOTAL_TOKENS = 2048
 DEFAULT_PHYSICAL_BATCH_TOKENS = 512
 MIN_DEFAULT_BATCH_SIZE = 8
+MAX_WARM_UP_MS = 500
 MAX_BATCH_SIZE = 256  # llama.cpp's LLAMA_MAX_SEQ
 # The types that llama.cpp can keep a KV cache in.
 KV_CACHE_TYPES = ("f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "iq4_nl")
@@ -94,6 +95,8 @@ def engine_config(
         n_threads=derived.n_threads,
         n_threads_batch=derived.n_threads_batch,
         n_gpu_layers=config.n_gpu_layers,
+        target_itl_ms=config.target_itl_ms,
+        max_warm_up_ms=MAX_WARM_UP_MS,
         split_mode="none" if is_one_gpu else config.split_mode,
         main_gpu=int(config.split_mode) if is_one_gpu else 0,
         numa=config.numa,

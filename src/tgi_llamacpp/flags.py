@@ -64,6 +64,7 @@ FLAGS = (
     Flag("max_batch_total_tokens", "Tokens of all running requests.", "batch size x total tokens"),
     Flag("max_physical_batch_total_tokens", "Most tokens that one step computes.", "512"),
     Flag("max_batch_size", "Requests that run at once.", "n_threads_batch, at least 8"),
+    Flag("target_itl_ms", "Longest gap between tokens that prompts may cause; 0 is no limit."),
     Flag("max_best_of", "Largest best_of of a request on TGI's routes."),
     Flag("max_stop_sequences", "Most stop strings of a request."),
     Flag("max_top_n_tokens", "Most alternatives reported beside a token."),

@@ -212,6 +212,10 @@ class Stats(msgspec.Struct, frozen=True, array_like=True, tag="stats", gc=False)
     prefill: StepStats = msgspec.field(default_factory=StepStats)  # steps with rows of a prompt
     decode: StepStats = msgspec.field(default_factory=StepStats)  # steps of next tokens alone
     admissions: AdmissionStats = msgspec.field(default_factory=AdmissionStats)
+    num_mixed_steps: int = 0  # steps that had prompt tokens beside decode rows,
+    num_mixed_tokens: int = 0  # and how many prompt tokens,
+    mixed_error_s: float = 0.0  # and how far off their predicted times were, summed
+    num_late_steps: int = 0  # steps with decode rows that took longer than the latency target
 
     prefix: PrefixStats = msgspec.field(default_factory=PrefixStats)
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from collections.abc import Sequence as Seq
 from dataclasses import replace
 
 import numpy as np
 
 from tests.engine.runner_contract import NOTHING, generate, ids_of, plan_of, rows_of
+from tgi_llamacpp.engine.cost_model import StepShape, WidthCurve
 from tgi_llamacpp.engine.fake_runner import FakeRunner
 from tgi_llamacpp.engine.limits import EngineLimits
 from tgi_llamacpp.engine.planner import Batch
@@ -30,7 +32,7 @@ SPLIT = RunnerLimits(
 UNIFIED = replace(SPLIT, is_unified=True)
 
 
-def engine_limits(runner: RunnerLimits, **changes: int | frozenset[int] | None) -> EngineLimits:
+def engine_limits(runner: RunnerLimits, **changes: float | frozenset[int] | None) -> EngineLimits:
     limits = EngineLimits(
         max_running=min(runner.num_slots, runner.max_step_tokens),
         max_sequence_tokens=runner.max_slot_tokens,
@@ -119,9 +121,18 @@ class UnrulyRunner(FakeRunner):
 class Simulation:
     """`turn` is one turn of the engine's loop; what it gave is in the attributes."""
 
-    def __init__(self, runner: FakeRunner, limits: EngineLimits | None = None) -> None:
+    def __init__(
+        self,
+        runner: FakeRunner,
+        limits: EngineLimits | None = None,
+        *,
+        curve: WidthCurve | None = None,
+        time_of: Callable[[StepShape], float] | None = None,
+    ) -> None:
+        """time_of: the seconds that steps are said to have taken; without it nothing is said."""
         self.runner = runner
-        self.scheduler = Scheduler(runner, limits or engine_limits(runner.limits))
+        self.time_of = time_of
+        self.scheduler = Scheduler(runner, limits or engine_limits(runner.limits), curve=curve)
         self.texts: dict[int, list[int]] = {}
         self.finishes: dict[int, Finish] = {}
         self.failures: dict[int, str] = {}
@@ -144,7 +155,10 @@ class Simulation:
         if batch is None:
             return None
         self.batches.append(batch)
-        out = self.scheduler.commit(batch, self.runner.step(batch.plan))
+        result = self.runner.step(batch.plan)
+        if self.time_of and result.status is StepStatus.OK:
+            self.scheduler.learn(batch, self.time_of(batch.shape))
+        out = self.scheduler.commit(batch, result)
         self.scheduler.check_integrity()
         self._collect_failures()
         if out is not None:

@@ -7,7 +7,7 @@ are compared all the time.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from itertools import pairwise
+from itertools import cycle, pairwise
 
 import numpy as np
 from hypothesis import given, settings
@@ -23,6 +23,8 @@ from tests.engine.simulation import (
     submit_of,
     text_alone,
 )
+from tgi_llamacpp.engine.cost_model import WidthCurve
+from tgi_llamacpp.engine.fake_runner import FakeRunner
 from tgi_llamacpp.engine.planner import Batch
 from tgi_llamacpp.engine.runner import RunnerLimits
 from tgi_llamacpp.engine.slots import DUMMY_ROW, EXTRA_PASS
@@ -189,6 +191,29 @@ def test_steps_that_fail_or_are_cut_short_change_no_text(
     assert isinstance(simulation.runner, UnrulyRunner)
     simulation.runner.refuses = refuses
     simulation.runner.cuts = cuts
+    aborted = play(simulation, coming, limits)
+    check_ends(simulation, coming, aborted)
+
+
+@given(
+    limits=runner_limits(),
+    coming=arrivals(),
+    target_s=st.sampled_from([0.005, 0.03, 0.25]),
+    seconds=st.lists(st.floats(0, 3), min_size=1, max_size=20),
+)
+@settings(max_examples=150, deadline=None)
+def test_whatever_steps_take_texts_and_ends_are_the_same(
+    limits: RunnerLimits, coming: list[Arrival], target_s: float, seconds: list[float]
+) -> None:
+    """With a latency target, and a curve by which rows are padded to groups of four."""
+    runner = FakeRunner(limits, eog_chance=EOG_CHANCE)
+    times = cycle(seconds)
+    simulation = Simulation(
+        runner,
+        engine_limits(limits, target_itl_s=target_s),
+        curve=WidthCurve({1: 0.01, 2: 0.04, 3: 0.03, 4: 0.02, 6: 0.05, 7: 0.04, 8: 0.03}),
+        time_of=lambda _: next(times),
+    )
     aborted = play(simulation, coming, limits)
     check_ends(simulation, coming, aborted)
 

@@ -7,7 +7,10 @@ from array import array
 import pytest
 
 from tests.engine.simulation import prompt_of
-from tgi_llamacpp.engine.planner import MAX_CHUNK_TOKENS, Batch, plan_step
+from tgi_llamacpp.engine import planner
+from tgi_llamacpp.engine.cost_model import CostModel, StepShape, WidthCurve
+from tgi_llamacpp.engine.planner import MIN_CHUNK_TOKENS, Batch
+from tgi_llamacpp.engine.runner import UNREAD
 from tgi_llamacpp.engine.sequence import Sequence, Status
 from tgi_llamacpp.engine.slots import SlotTable
 from tgi_llamacpp.messages import SamplingParams
@@ -30,9 +33,11 @@ def sequence_of(
     return one
 
 
-def table_of(layout: str, *, is_unified: bool = False, max_new: int = 100) -> SlotTable:
+def table_of(
+    layout: str, *, is_unified: bool = False, can_trim: bool = True, max_new: int = 100
+) -> SlotTable:
     """One character a slot: "d" decoding, "p" prefilling, "." empty. The last came first."""
-    table = SlotTable(len(layout), is_unified=is_unified)
+    table = SlotTable(len(layout), is_unified=is_unified, can_trim=can_trim)
     placed = [
         sequence_of(len(layout) - slot, decoding=kind == "d", max_new=max_new)
         for slot, kind in enumerate(layout)
@@ -44,6 +49,17 @@ def table_of(layout: str, *, is_unified: bool = False, max_new: int = 100) -> Sl
             table.release(one)
     table.check_integrity(table.running())
     return table
+
+
+def costs_of(**milliseconds: float) -> CostModel:
+    """With a curve of these rows: r7=39.0 is a pass of seven."""
+    return CostModel(WidthCurve({int(name[1:]): ms / 1e3 for name, ms in milliseconds.items()}))
+
+
+def plan_step(
+    table: SlotTable, max_step_tokens: int, costs: CostModel | None = None, target_s: float = 0.0
+) -> Batch | None:
+    return planner.plan_step(table, max_step_tokens, costs or costs_of(), target_s)
 
 
 def chunks_of(batch: Batch | None) -> dict[int, int]:
@@ -170,14 +186,108 @@ def test_a_chunk_that_just_ends_before_the_last_id_samples_nothing() -> None:
     assert (batch.num_decode, batch.num_prefill) == (0, 19)
 
 
-def test_chunks_are_capped_beside_decode_rows_alone() -> None:
-    for layout, expected in (("dp", MAX_CHUNK_TOKENS), (".p", 1000)):
-        table = table_of(layout)
-        prompt = table[1]
-        assert prompt is not None
-        table.release(prompt)
-        table.place(sequence_of(1, num_prompt=2000, decoding=False))
-        assert max(chunks_of(plan_step(table, 1000)).values()) == expected
+def table_with_long_prompt(layout: str) -> SlotTable:
+    """Its one prompt, the last slot, has 2000 tokens."""
+    table = table_of(layout)
+    prompt = table[len(layout) - 1]
+    assert prompt is not None
+    table.release(prompt)
+    table.place(sequence_of(1, num_prompt=2000, decoding=False))
+    return table
+
+
+def test_chunks_are_bounded_by_the_target_beside_decode_rows_alone() -> None:
+    costs = costs_of(r1=10.0, r2=12.0)  # 10 ms for a pass and 2 for a row
+    batch = plan_step(table_with_long_prompt("dp"), 1000, costs, 0.1)
+    assert batch is not None
+    assert costs.predict_s(batch.shape) == pytest.approx(0.1)
+    assert chunks_of(batch)[1] == 40
+    assert chunks_of(plan_step(table_with_long_prompt("dp"), 1000, costs, 0.25))[1] == 65  # of 115
+    assert chunks_of(plan_step(table_with_long_prompt("dp"), 1000, costs, 0.3))[1] == 129  # of 140
+    assert chunks_of(plan_step(table_with_long_prompt("p"), 1000, costs, 0.25))[0] == 1000
+    assert chunks_of(plan_step(table_with_long_prompt("dp"), 1000, costs, 0.0))[1] == 999
+
+
+def test_what_predictions_are_off_by_is_kept_from_prompts() -> None:
+    costs = costs_of(r1=10.0, r2=12.0)
+    costs.error_s = 0.01
+    assert chunks_of(plan_step(table_with_long_prompt("dp"), 1000, costs, 0.1))[1] == 35
+    costs.error_s = 9.0
+    assert chunks_of(plan_step(table_with_long_prompt("dp"), 1000, costs, 0.1))[1] == 30
+
+
+def test_a_prompt_comes_forward_where_decoding_alone_misses_the_target() -> None:
+    costs = costs_of(r1=400.0, r2=401.0)
+    batch = plan_step(table_with_long_prompt("dp"), 1000, costs, 0.25)
+    assert chunks_of(batch)[1] == MIN_CHUNK_TOKENS
+    costs.learn(StepShape(0, ((0, 1000),)), 0.2)
+    for _ in range(20):
+        costs.learn(StepShape(0, ((0, 1000),)), 0.2)
+    batch = plan_step(table_with_long_prompt("dp"), 1000, costs, 0.25)
+    assert batch is not None
+    assert costs.predict_s(batch.shape) == pytest.approx(1.25 * 0.4, rel=0.02)
+
+
+def test_a_cut_chunk_fills_groups_of_rows_beside_the_row_that_joins_the_others() -> None:
+    costs = costs_of(r1=10.0, r3=22.0, r4=20.0, r7=40.0, r8=30.0)
+    assert costs.curve.row_group == 4
+    for target_s in (0.1, 0.12, 0.14, 0.15):
+        assert chunks_of(plan_step(table_with_long_prompt("dp"), 1000, costs, target_s))[1] % 4 == 1
+    assert chunks_of(plan_step(table_of("dp"), 1000, costs, 1.0))[1] == 19  # and no tail is left
+
+
+# Dummies that fill up a width
+
+
+SAWTOOTH = {"r3": 21.7, "r4": 20.5, "r7": 39.0, "r8": 30.8}
+
+
+def test_a_seventh_row_gets_an_eighth_where_that_is_quicker() -> None:
+    batch = plan_step(table_of("ddddddd.."), 16, costs_of(**SAWTOOTH))
+    assert batch is not None
+    assert batch.dummy_slots == [7]
+    assert batch.plan.slots.tolist() == list(range(8))
+    assert batch.plan.samples.tolist() == [1] * 7 + [UNREAD]
+    assert (batch.num_decode, batch.num_prefill, batch.shape.width) == (7, 0, 8)
+
+
+def test_a_pad_may_come_before_the_others_and_keeps_their_order() -> None:
+    batch = plan_step(table_of(".ddddddd"), 16, costs_of(**SAWTOOTH))
+    assert batch is not None
+    assert batch.plan.slots.tolist() == list(range(8))
+    assert batch.plan.positions.tolist() == [0] + [19] * 7
+
+
+@pytest.mark.parametrize(
+    ("layout", "max_rows"),
+    [("ddddddd", 16), ("dddddddp", 16), ("ddddddd.", 7), ("dddddd..", 16), ("dddd...ddd", 16)],
+)
+def test_no_pad_without_an_empty_neighbour_or_beside_a_prompt_or_beyond_the_step(
+    layout: str, max_rows: int
+) -> None:
+    batch = plan_step(table_of(layout), max_rows, costs_of(**SAWTOOTH))
+    assert batch is not None
+    assert UNREAD not in batch.plan.samples
+
+
+@pytest.mark.parametrize(
+    ("num_parked", "can_trim", "positions"),
+    [(100, True, [100]), (100, False, []), (255, True, [255]), (256, True, [])],
+)
+def test_a_pad_goes_behind_parked_cells_that_can_be_restored_and_are_few(
+    num_parked: int, can_trim: bool, positions: list[int]
+) -> None:
+    table = table_of("ddddddd.", can_trim=can_trim)
+    table.park(7, num_parked)
+    batch = plan_step(table, 16, costs_of(**SAWTOOTH))
+    assert batch is not None
+    assert batch.plan.positions.tolist() == [19] * 7 + positions
+
+
+def test_one_pool_gets_no_pads_since_each_would_take_a_cell() -> None:
+    batch = plan_step(table_of("ddddddd.", is_unified=True), 16, costs_of(**SAWTOOTH))
+    assert batch is not None
+    assert batch.dummy_slots == []
 
 
 def test_nothing_running_is_no_step() -> None:

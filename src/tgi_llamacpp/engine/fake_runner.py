@@ -139,7 +139,7 @@ class FakeRunner:
             if self.limits.is_unified:
                 self._num_placed += 1
                 target.places.append(self._num_placed)
-            if is_sampled:
+            if is_sampled > 0:
                 sampled.append((slot, *self._sample(target)))
         return self._result(StepStatus.OK, sampled)
 
@@ -223,7 +223,7 @@ class FakeRunner:
                 raise RunnerError(f"step: token id {token_id} is not in the vocabulary")
             if was_sampled:
                 raise RunnerError(f"step: a row that is not the last of slot {slot} is sampled")
-            if is_sampled and self._slots[slot].sampler is None:
+            if is_sampled > 0 and self._slots[slot].sampler is None:
                 raise RunnerError(f"step: slot {slot} is sampled and was not opened")
             next_position, was_sampled = next_position + 1, is_sampled
 

@@ -30,6 +30,7 @@ class EngineLimits:
     num_vocab: int
     eog_ids: frozenset[int]
     min_prefix_tokens: int | None  # shorter ones are not shared; None: there is no prefix cache
+    target_itl_s: float = 0.0  # the longest that a step with decode rows shall take; 0 is no target
 
 
 def resolve_limits(
@@ -70,6 +71,7 @@ def resolve_limits(
         num_vocab=model.num_vocab,
         eog_ids=model.eog_ids | frozenset(config.extra_eog_ids),
         min_prefix_tokens=_min_prefix_tokens(runner) if config.prefix_cache else None,
+        target_itl_s=config.target_itl_ms / 1000,
     )
     return limits, notes
 

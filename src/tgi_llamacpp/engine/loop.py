@@ -10,7 +10,7 @@ import logging
 import time
 
 from tgi_llamacpp.engine.planner import Batch
-from tgi_llamacpp.engine.runner import Runner
+from tgi_llamacpp.engine.runner import Runner, StepStatus
 from tgi_llamacpp.engine.scheduler import Scheduler
 from tgi_llamacpp.engine.stats import Summary
 from tgi_llamacpp.engine.step_times import StepTimes
@@ -81,6 +81,8 @@ class EngineLoop:
         result = self._runner.step(batch.plan)
         stepped_s = time.perf_counter()
         self._scheduler.counters.step_s += stepped_s - started_s
+        if result.status is StepStatus.OK:
+            self._scheduler.learn(batch, stepped_s - started_s)
         out = self._scheduler.commit(batch, result)
         if out is not None:
             self._channel.send(out)
@@ -122,6 +124,10 @@ class EngineLoop:
                 decode=self._times.decode.stats(),
                 admissions=scheduler.admissions.stats(),
                 prefix=counters.prefix.stats(scheduler.num_parked_tokens),
+                num_mixed_steps=counters.num_mixed_steps,
+                num_mixed_tokens=counters.num_mixed_tokens,
+                mixed_error_s=counters.mixed_error_s,
+                num_late_steps=counters.num_late_steps,
             )
         )
 

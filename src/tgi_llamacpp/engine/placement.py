@@ -24,7 +24,12 @@ class Placement:
     def __init__(self, runner: Runner, min_prefix_tokens: int | None, counters: Counters) -> None:
         """min_prefix_tokens: a shorter prefix is computed again; None is no prefix cache."""
         limits = runner.limits
-        self.table = SlotTable(limits.num_slots, is_unified=limits.is_unified)
+        self.table = SlotTable(
+            limits.num_slots,
+            is_unified=limits.is_unified,
+            can_trim=limits.can_trim,
+            max_slot_tokens=limits.max_slot_tokens,
+        )
         self._runner = runner
         self._counters = counters
         self._cache = None

@@ -1,7 +1,8 @@
 """Turns running sequences into the rows of one step: decode rows first, then prompt chunks.
 
-Pure: it changes nothing and calls nobody. Rows come by ascending slot, which is the order in which
-llama.cpp joins slots into one pass. Called by the scheduler once a step.
+Decode rows always run; prompts share what is left of the latency target, by the cost model. Pure:
+it changes nothing. Rows come by ascending slot, which is the order in which llama.cpp joins slots
+into one pass. Called by the scheduler once a step.
 """
 
 from __future__ import annotations
@@ -10,11 +11,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tgi_llamacpp.engine.runner import Plan
+from tgi_llamacpp.engine.cost_model import LONG_CHUNK, LONG_GROUP, CostModel, StepShape
+from tgi_llamacpp.engine.runner import UNREAD, Plan
 from tgi_llamacpp.engine.sequence import Sequence
 from tgi_llamacpp.engine.slots import SlotTable
 
-MAX_CHUNK_TOKENS = 256  # of prompts, in a step that others decode in
+# What prompts get where the target leaves less or nothing: they come forward, whatever it costs.
+MIN_CHUNK_TOKENS = 9  # a group of eight rows, and the one that joins the decode rows
+MIN_PROMPT_SHARE = 0.25  # of the time that the step's decode rows take
+MAX_MARGIN = 0.2  # of the target, kept for what the cost model gets wrong
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,49 +31,73 @@ class Batch:
     dummy_slots: list[int]
     num_decode: int  # rows that are sampled
     num_prefill: int
+    shape: StepShape  # what its time depends on
 
 
-def prefill_share(num_decode: int, max_step_tokens: int) -> int:
-    """Rows of this step that prompts may take: the one place that trades prompts against streams.
+def prefill_share(
+    costs: CostModel, target_itl_s: float, width: int, prompts: list[tuple[int, int]], room: int
+) -> int:
+    """Prompt tokens beside `width` decode rows: the one place that trades prompts against streams.
 
-    Nobody waits in a step without decode rows; else a chunk bounds how long the streams stop.
+    prompts: (positions before, tokens left) of each, oldest first; they get `room` at most. The
+    step is to end within the target, less what the model's predictions are usually off by. Where
+    the decode rows alone leave less than a quarter of their own time, prompts get that quarter, and
+    MIN_CHUNK_TOKENS at least.
     """
-    room = max_step_tokens - num_decode
-    return min(room, MAX_CHUNK_TOKENS) if num_decode else room
+    decode_s = costs.pass_s(width)
+    margin_s = min(costs.error_s, MAX_MARGIN * target_itl_s)
+    limit_s = max(target_itl_s - margin_s - decode_s, MIN_PROMPT_SHARE * decode_s)
+    num_tokens = min(max(costs.num_tokens_within(limit_s, prompts), MIN_CHUNK_TOKENS), room)
+    if num_tokens >= sum(num_left for _, num_left in prompts):
+        return num_tokens  # also what ends the last prompt is no whole group
+    # Of a cut prompt, as many as fill groups of rows: one runs in the pass of the decode rows.
+    row_group = LONG_GROUP if num_tokens >= LONG_CHUNK else costs.curve.row_group
+    return max(num_tokens - (num_tokens - 1) % row_group, min(num_tokens, 1))
 
 
-def plan_step(table: SlotTable, max_step_tokens: int) -> Batch | None:
-    """The next step for all that run; None when nothing does."""
+def plan_step(
+    table: SlotTable, max_step_tokens: int, costs: CostModel, target_itl_s: float = 0.0
+) -> Batch | None:
+    """The next step for all that run; None when nothing does. target_itl_s of 0 is no target."""
     running = table.computing()
     if not running:
         return None
-    prefilling = [sequence for sequence in running if sequence.num_to_prefill]
-    num_decoding = len(running) - len(prefilling)
-    room = prefill_share(num_decoding, max_step_tokens)
-    if len(prefilling) < len(running):
-        # What the bridges take must leave a row to the oldest prompt.
-        dummies, bridging = table.bridge(
-            [one.slot for one in running if not one.num_to_prefill and one.slot is not None],
-            max_step_tokens - num_decoding - bool(prefilling),
-        )
-        room = min(room, max_step_tokens - num_decoding - len(dummies))
-    else:
-        dummies, bridging = [], []
-    chunks = _share_rows(prefilling, room, bridging, with_last=num_decoding == 0)
-    return _build(running, chunks, [(slot, table.num_parked(slot)) for slot in dummies])
+    prefilling = sorted(
+        (sequence for sequence in running if sequence.num_to_prefill),
+        key=lambda one: one.num_arrival,
+    )
+    decoding = [one.slot for one in running if not one.num_to_prefill and one.slot is not None]
+    # What the bridges take must leave a row to the oldest prompt.
+    room = max_step_tokens - len(decoding)
+    dummies, bridging = table.bridge(decoding, room - bool(prefilling))
+    room -= len(dummies)
+    width = len(decoding) + len(dummies)
+    if prefilling and decoding and target_itl_s:
+        prompts = [(one.num_computed, one.num_to_prefill) for one in prefilling]
+        room = prefill_share(costs, target_itl_s, width, prompts, room)
+    pads: list[int] = []
+    if not prefilling and (num_pads := costs.curve.num_pads(width)) and num_pads <= room:
+        pads = table.pads(num_pads, [*decoding, *dummies])
+    chunks = _share_rows(prefilling, room, bridging, with_last=not decoding)
+    return _build(running, chunks, _located(table, dummies), _located(table, pads))
+
+
+def _located(table: SlotTable, dummies: list[int]) -> list[tuple[int, int]]:
+    """Slots of dummy rows with their positions: behind what is parked there."""
+    return [(slot, table.num_parked(slot)) for slot in dummies]
 
 
 def _share_rows(
     prefilling: list[Sequence], room: int, bridging: list[int], *, with_last: bool
 ) -> dict[int, int]:
-    """Rows per slot: one for each bridge, the rest first come first served.
+    """Rows per slot: one for each bridge, the rest first come first served, the oldest first.
 
     The last id of a prompt is a decode row of the next step; where nobody decodes (with_last), it
     ends the chunk instead, which saves a pass.
     """
     chunks = dict.fromkeys(bridging, 1)
     room -= len(chunks)
-    for sequence in sorted(prefilling, key=lambda one: one.num_arrival):
+    for sequence in prefilling:
         if room <= 0:
             break
         assert sequence.slot is not None
@@ -80,13 +109,17 @@ def _share_rows(
 
 
 def _build(
-    running: list[Sequence], chunks: dict[int, int], dummies: list[tuple[int, int]]
+    running: list[Sequence],
+    chunks: dict[int, int],
+    bridges: list[tuple[int, int]],
+    pads: list[tuple[int, int]],
 ) -> Batch:
     slots: list[int] = []
     positions: list[int] = []
     token_ids: list[int] = []
     samples: list[int] = []
     segments: list[tuple[Sequence, int]] = []
+    parts: list[tuple[int, int]] = []
     for sequence in running:
         slot, start = sequence.slot, sequence.num_computed
         assert slot is not None
@@ -103,10 +136,15 @@ def _build(
             samples += [0] * (num_rows - 1)
             samples.append(int(num_rows > sequence.num_to_prefill))
             segments.append((sequence, num_rows))
+            parts.append((start, num_rows))
     num_decode = sum(samples)
     num_prefill = len(slots) - num_decode
-    plan = _columns(slots, positions, token_ids, samples, dummies)
-    return Batch(plan, segments, [slot for slot, _ in dummies], num_decode, num_prefill)
+    dummies = [*bridges, *pads]
+    outputs = [0] * len(bridges) + [UNREAD] * len(pads)
+    plan = _columns(slots, positions, token_ids, samples, dummies, outputs)
+    shape = StepShape(len(segments) - len(parts) + len(dummies), tuple(parts))
+    dummy_slots = [slot for slot, _ in dummies]
+    return Batch(plan, segments, dummy_slots, num_decode, num_prefill, shape)
 
 
 def _columns(
@@ -115,6 +153,7 @@ def _columns(
     token_ids: list[int],
     samples: list[int],
     dummies: list[tuple[int, int]],
+    outputs: list[int],  # the samples of the dummies
 ) -> Plan:
     if not dummies:
         return Plan(
@@ -127,7 +166,7 @@ def _columns(
     zeros = [0] * len(dummies)
     slots += [slot for slot, _ in dummies]
     positions += [position for _, position in dummies]
-    columns = np.array([slots, positions, token_ids + zeros, samples + zeros], np.int32)
+    columns = np.array([slots, positions, token_ids + zeros, samples + outputs], np.int32)
     # take, and not an index, which would leave the rows strided: the runner reads plain arrays.
     columns = columns.take(np.argsort(columns[0], kind="stable"), axis=1)
     return Plan(columns[0], columns[1], columns[2], columns[3].astype(np.int8))

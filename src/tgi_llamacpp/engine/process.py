@@ -25,6 +25,7 @@ from tgi_llamacpp.engine.model import Load, Model, OnProgress
 from tgi_llamacpp.engine.runner import Runner
 from tgi_llamacpp.engine.scheduler import Scheduler
 from tgi_llamacpp.engine.transport import Channel, RouterGoneError, RouterWatch
+from tgi_llamacpp.engine.warm_up import measure_widths
 from tgi_llamacpp.errors import RunnerError, StartupError
 from tgi_llamacpp.messages import (
     PROTOCOL_VERSION,
@@ -116,7 +117,10 @@ def _run(channel: Channel, start: Start, model: Model, runner: Runner) -> None:
         limits.max_budget_tokens,
         "unified" if runner.limits.is_unified else "split",
     )
-    scheduler = Scheduler(runner, limits, start.epoch)
+    curve = measure_widths(
+        runner, runner.limits.num_slots, time.perf_counter, start.config.max_warm_up_ms / 1000
+    )
+    scheduler = Scheduler(runner, limits, start.epoch, curve)
     channel.send(_ready(start.epoch, model, limits, notes))
     gc.freeze()  # what is here stays: leave it out of every later collection
     EngineLoop(scheduler, runner, channel, start.epoch).run()

@@ -19,6 +19,7 @@ from tgi_llamacpp.messages import SamplingParams
 Int32s = npt.NDArray[np.int32]
 Float32s = npt.NDArray[np.float32]
 
+UNREAD = -1  # in Plan.samples: logits are computed and nobody reads them
 NO_TOKEN = -1  # in StepResult.token_ids: the row had no finite logit, so its sequence must fail
 
 
@@ -56,7 +57,8 @@ def pooled_slots(max_running: int) -> int:
 class Plan:
     """The rows of one step, as columns of equal length, grouped by slot, positions ascending.
 
-    samples[i] marks the rows whose logits are sampled: at most one a slot, its last.
+    samples[i] is 1 for the rows whose logits are sampled: at most one a slot, its last. It is
+    UNREAD for a dummy row that fills up a group of rows in the output matrix too.
     """
 
     slots: Int32s

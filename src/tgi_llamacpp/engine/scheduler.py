@@ -14,6 +14,7 @@ from collections import OrderedDict
 
 import numpy as np
 
+from tgi_llamacpp.engine.cost_model import CostModel, WidthCurve
 from tgi_llamacpp.engine.limits import EngineLimits, check_ids, check_submit
 from tgi_llamacpp.engine.placement import Placement
 from tgi_llamacpp.engine.planner import Batch, plan_step
@@ -30,11 +31,18 @@ log = logging.getLogger(__name__)
 class Scheduler:
     """Owns every sequence between its Submit and its end."""
 
-    def __init__(self, runner: Runner, limits: EngineLimits, epoch: int = 0) -> None:
+    def __init__(
+        self,
+        runner: Runner,
+        limits: EngineLimits,
+        epoch: int = 0,
+        curve: WidthCurve | None = None,  # as measured; None to learn from the steps alone
+    ) -> None:
         # Engine
         self.limits = limits
         self.counters = Counters()
         self.admissions = Admissions()
+        self.costs = CostModel(curve or WidthCurve({}))
         self._runner = runner
         self._epoch = epoch
         # Sequences
@@ -115,7 +123,15 @@ class Scheduler:
             num_admitted = len(self._running) - num_running
             self.admissions.add(num_admitted, num_running, time.perf_counter() - started_s)
         self._placement.arrange()
-        return plan_step(self._slots, self.limits.max_step_tokens)
+        return plan_step(
+            self._slots, self.limits.max_step_tokens, self.costs, self.limits.target_itl_s
+        )
+
+    def learn(self, batch: Batch, step_s: float) -> None:
+        """Take in how long a step took that was done."""
+        error_s = step_s - self.costs.predict_s(batch.shape)
+        self.counters.add_time(batch, step_s, error_s, self.limits.target_itl_s)
+        self.costs.learn(batch.shape, step_s)
 
     def _admit(self) -> None:
         while self._waiting and not self._is_held:

@@ -10,7 +10,7 @@ be parked in a free slot; it stays free. Knows no tokens and calls no runner; pl
 from __future__ import annotations
 
 from collections.abc import Iterable
-from itertools import pairwise
+from itertools import islice, pairwise, takewhile
 
 from tgi_llamacpp.engine.sequence import Sequence
 
@@ -30,9 +30,18 @@ class SlotTable:
     A free slot is empty or has parked cells.
     """
 
-    def __init__(self, num_slots: int, *, is_unified: bool) -> None:
+    def __init__(
+        self,
+        num_slots: int,
+        *,
+        is_unified: bool,
+        can_trim: bool = True,
+        max_slot_tokens: int = 2**31 - 1,
+    ) -> None:
         self._sequences: list[Sequence | None] = [None] * num_slots
         self._is_unified = is_unified
+        self._can_trim = can_trim
+        self._max_slot_tokens = max_slot_tokens
         self._parked: dict[int, int] = {}  # slot -> cells
         self.num_running = 0
         self.num_following = 0
@@ -192,6 +201,39 @@ class SlotTable:
     def _is_idle(self, slot: int) -> bool:
         sequence = self._sequences[slot]
         return sequence is None or sequence.is_following
+
+    def pads(self, num_pads: int, taken: Iterable[int]) -> list[int]:
+        """Free slots for so many dummy rows that join the pass over the slots `taken`.
+
+        None where there are not enough of them, or where the slots have holes, and with unified KV,
+        where a dummy would take a cell of the pool. Parked cells are no hindrance but where they
+        could not be restored, or would be more than the pass reads anyway.
+        """
+        occupied = sorted(taken)
+        if self._is_unified or not occupied:
+            return []
+        low, high = occupied[0], occupied[-1]
+        if high - low + 1 > len(occupied):
+            return []
+        limit = self._block_limit()
+        above = self._free_from(range(high + 1, len(self._sequences)), num_pads, limit)
+        below = self._free_from(range(low - 1, -1, -1), num_pads - len(above), limit)
+        return [*above, *below] if len(above) + len(below) == num_pads else []
+
+    def _block_limit(self) -> int:
+        """Cells that a pass over the running sequences reads of a slot."""
+        longest = max(one.num_computed for one in self._sequences if one is not None)
+        return min(-(-(longest + 1) // CELL_BLOCK) * CELL_BLOCK, self._max_slot_tokens)
+
+    def _free_from(self, slots: range, max_slots: int, limit: int) -> list[int]:
+        """The first of these slots, up to one that runs or has too much parked."""
+
+        def is_fit(slot: int) -> bool:
+            num_parked = self._parked.get(slot, 0)
+            has_room = not num_parked or (self._can_trim and num_parked < limit)
+            return self._sequences[slot] is None and has_room
+
+        return list(islice(takewhile(is_fit, slots), max_slots))
 
     def check_integrity(self, running: Iterable[Sequence]) -> None:
         """Raises AssertionError where table and sequences disagree: a bug of ours."""

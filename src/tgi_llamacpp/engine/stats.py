@@ -58,6 +58,10 @@ class Counters:
     num_dummy_rows: int = 0
     step_s: float = 0.0  # inside Runner.step
     prefix: PrefixCounters = field(default_factory=PrefixCounters)
+    num_mixed_steps: int = 0  # steps that had prompt tokens beside decode rows,
+    num_mixed_tokens: int = 0  # and how many prompt tokens
+    mixed_error_s: float = 0.0  # of them, |measured - predicted|, summed
+    num_late_steps: int = 0  # steps with decode rows that took longer than the latency target
 
     def add_step(self, batch: Batch) -> None:
         """Count a step that was done."""
@@ -66,6 +70,16 @@ class Counters:
         self.num_prefill_tokens += batch.num_prefill
         self.num_shared_steps += len(batch.segments) > 1
         self.num_dummy_rows += len(batch.dummy_slots)
+
+    def add_time(self, batch: Batch, step_s: float, error_s: float, target_s: float) -> None:
+        """Count what a step that was done took. A target of 0 is none."""
+        if not batch.shape.width:
+            return
+        self.num_late_steps += 0 < target_s < step_s
+        if batch.shape.chunks:
+            self.num_mixed_steps += 1
+            self.num_mixed_tokens += batch.shape.num_prompt_tokens
+            self.mixed_error_s += abs(error_s)
 
 
 class Summary:

@@ -77,6 +77,10 @@ cdef class Runner:
         params.n_batch = max(config.max_physical_batch_total_tokens, num_slots)
         if is_unified and can_trim and config.prefix_cache:  # else each slot has a state of its own
             num_slots = pooled_slots(num_slots)
+        if not is_unified and self._parent.device == "CPU" and num_slots % 4 == 3:
+            # A slot for a dummy row beside a full server: CPU kernels run rows in fours, and where
+            # three are left over, warm_up.py may find a fourth to make the step quicker.
+            num_slots += 1
         params.n_ctx = config.max_batch_total_tokens if is_unified else num_slots * _padded(max_slot_tokens)
         params.n_seq_max = num_slots
         params.n_ubatch = config.max_physical_batch_total_tokens
@@ -173,7 +177,7 @@ cdef class Runner:
                 self._sync_cells(slots, positions, status)
                 if status == 0:
                     for row in range(num_rows):
-                        if not samples[row]:
+                        if samples[row] <= 0:
                             continue
                         if num_sampled == 0:  # a device may still compute what llama_decode began
                             ll.llama_synchronize(self._ctx)
@@ -210,14 +214,14 @@ cdef class Runner:
                 return row
             if token_ids[row] < 0 or token_ids[row] >= self._parent.num_vocab:
                 return row
-            if samples[row] and (not self._is_open[slot] or (row + 1 < num_rows and slots[row + 1] == slot)):
+            if samples[row] > 0 and (not self._is_open[slot] or (row + 1 < num_rows and slots[row + 1] == slot)):
                 return row
             previous = slot
             self._batch.token[row] = token_ids[row]
             self._batch.pos[row] = positions[row]
             self._batch.n_seq_id[row] = 1
             self._batch.seq_id[row][0] = slot
-            self._batch.logits[row] = samples[row]
+            self._batch.logits[row] = samples[row] != 0  # UNREAD rows are outputs too
         self._batch.n_tokens = num_rows
         return -1
 

@@ -31,6 +31,10 @@ def _own_counters(stats: Stats) -> list[str]:
         ("prefill_tokens", stats.num_prefill_tokens, "Prompt tokens computed"),
         ("reused_graphs", stats.num_reused_graphs, "Steps that reused a compute graph"),
         ("step_seconds", stats.step_s, "Time inside the model's steps"),
+        ("mixed_steps", stats.num_mixed_steps, "Steps that read prompts beside decoding sequences"),
+        ("mixed_prefill_tokens", stats.num_mixed_tokens, "Prompt tokens computed in mixed steps"),
+        ("mixed_error_seconds", stats.mixed_error_s, "Error of the predicted time of mixed steps"),
+        ("late_steps", stats.num_late_steps, "Steps of decoding sequences beyond the target"),
     ):
         lines += prometheus.single(f"tgi_llamacpp_{name}", "counter", value, help_text)
     return lines
