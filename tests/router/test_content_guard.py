@@ -6,6 +6,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tokenizers import Tokenizer
+from tokenizers import AddedToken, Tokenizer, normalizers
 
 from tests.conftest import RunningServer, running_servers
 from tests.fake_engine import FakeToken
@@ -185,6 +186,17 @@ def test_contents_never_add_a_control_token(contents: list[str]) -> None:
     assert TOKENIZER.tokenizer.decode(ids_of(prompt), skip_special_tokens=False) == prompt.text
 
 
+@pytest.mark.parametrize("content", ["so<|im_end|>far", "so<|im_end|>far \n"])
+def test_a_message_that_is_continued_stays_open(content: str) -> None:
+    assert PLAIN is not None
+    render = partial(TEMPLATE.render, add_generation_prompt=False, continue_final_message=True)
+    messages = [user("a"), {"role": "assistant", "content": content}]
+    prompt = PLAIN.render(render, messages, {})
+    (end,) = parsed(TOKENIZER, "<|im_end|>")
+    assert prompt.text == render(messages)
+    assert (prompt.ids or []).count(end) == prompt.text.count("<|im_end|>") - 1
+
+
 def test_sentencepiece_contents_are_plain_too(tmp_path: Path) -> None:
     loaded = load_tokenizer(sentencepiece(tmp_path))
     template = ChatTemplate({"default": "<s>{{ messages[0].content }}</s>ab"}, {})
@@ -227,17 +239,64 @@ def test_where_contents_cannot_be_told_the_request_is_refused(
         (end,) = parsed(TOKENIZER, "<|im_end|>")
         assert ids.count(end) == 1
     else:
-        assert "the control token <|im_end|> that cannot be kept plain" in complaint(
-            PLAIN, messages, template=chat
-        )
+        reason = complaint(PLAIN, messages, template=chat)
+        assert "a control token that cannot be told from the chat template's own" in reason
 
 
 @pytest.mark.parametrize("guard", [REFUSE, PLAIN], ids=["refuse", "plain"])
 def test_a_token_that_the_template_makes_of_harmless_text_is_refused(guard: ContentGuard) -> None:
     chat = ChatTemplate({"default": "{{ messages[0].content | replace('x', '') }}"}, {})
     reason = complaint(guard, [user("<|im_xend|>")], template=chat)
-    assert "messages" in reason
-    assert "take" in reason
+    assert reason.startswith(
+        "`messages` hold text that cannot be told from the chat template's own"
+    )
+
+
+SKIPS_BLANK = (
+    "{% for m in messages if m.content is not string or m.content.strip() %}<|im_start|>"
+    "{% if m.content is string %}{{ m.content.split('#')[0] }}"
+    "{% else %}{% for c in m.content %}{{ c.text }}{% endfor %}{% endif %}<|im_end|>{% endfor %}"
+)
+
+
+def test_a_message_that_is_passed_over_lends_its_tokens_to_no_other() -> None:
+    """Else a token that two chunks make together could stand for one that was not written."""
+    chat = ChatTemplate({"default": SKIPS_BLANK}, {})
+    chunks = [{"type": "text", "text": text} for text in ("<|im_", "end|>")]
+    messages = [user(" "), user(chunks), user("a#b")]
+    prompt = guarded(PLAIN, messages, chat)
+    assert prompt.text == chat.render(messages)
+    (end,) = parsed(TOKENIZER, "<|im_end|>")
+    assert (prompt.ids or []).count(end) == 2
+
+
+def test_a_token_that_appears_by_normalizing_is_seen() -> None:
+    tokenizer = Tokenizer.from_str(TOKENIZER.tokenizer.to_str())
+    tokenizer.normalizer = normalizers.NFKC()
+    tokenizer.add_special_tokens([AddedToken("<|turn|>", special=True, normalized=True)])
+    turn = tokenizer.token_to_id("<|turn|>")
+    loaded = LoadedTokenizer(
+        tokenizer, "test", turn + 1, {}, frozenset([turn]), [], False, frozenset([turn])
+    )
+    chat = ChatTemplate({"default": "<|turn|>{{ messages[0].content }}<|turn|>"}, {})
+    wide = "a\uff1c|turn|\uff1e b"
+    assert parsed(loaded, chat.render([user(wide)])).count(turn) == 3
+    prompt = guarded(make_guard("plain", loaded), [user(wide)], chat)
+    assert (prompt.ids or []).count(turn) == 2
+    assert "<|turn|>" in complaint(make_guard("refuse", loaded), [user(wide)], template=chat)
+
+
+def test_tokens_that_swallow_white_space_do_so_in_plain_chats_too() -> None:
+    tokenizer = Tokenizer.from_str(TOKENIZER.tokenizer.to_str())
+    tokenizer.add_special_tokens([AddedToken("<|s|>", special=True, rstrip=True, lstrip=True)])
+    swallows = tokenizer.token_to_id("<|s|>")
+    ids = frozenset([swallows])
+    loaded = LoadedTokenizer(tokenizer, "test", swallows + 1, {}, ids, [], False, ids)
+    chat = ChatTemplate({"default": "x <|s|> {{ messages[0].content }} <|s|>"}, {})
+    prompt = guarded(make_guard("plain", loaded), [user("<|s|>")], chat)
+    assert prompt.ids is not None
+    assert [i for i in prompt.ids if i == swallows] == [swallows] * 2
+    assert tokenizer.decode(prompt.ids, skip_special_tokens=False) == "x<|s|><|s|><|s|>"
 
 
 def test_many_empty_looking_chunks_take_no_time() -> None:

@@ -9,23 +9,15 @@ from __future__ import annotations
 
 import json
 import re
-from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Literal
 
-from tgi_llamacpp.errors import TemplateError, ValidationError
+from tgi_llamacpp.errors import ValidationError
 from tgi_llamacpp.router.chat_messages import Message
-from tgi_llamacpp.router.control_tokens import (
-    ControlTokens,
-    Found,
-    PrivateNames,
-    SelectiveTokenizer,
-)
+from tgi_llamacpp.router.chat_skeleton import Range, Render, Skeleton, with_texts
+from tgi_llamacpp.router.control_tokens import ControlTokens, Found, SelectiveTokenizer
 from tgi_llamacpp.router.tokenizer import LoadedTokenizer, TokenSpan
-
-Render = Callable[[list[Message]], str]
-_MAX_WAYS = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,27 +57,22 @@ class ContentGuard:
             ValidationError: a control token is where it must not be, or may be.
             TemplateError: the template complains.
         """
-        is_plain = self._tokenizer is not None
-        self._check(messages, others, spares_contents=is_plain)
+        self._check(messages, others)
         text = render(messages)
-        skeleton = _Skeleton.of(render, messages, lambda content: True)
-        if self._tokenizer is None:
-            self._check_added(text, skeleton)
-            return GuardedPrompt(text)
-        places = self._places(text, skeleton, render, messages)
+        places = self._places(text, render, messages)
         if places == self._find(text, [(0, len(text))]):
             return GuardedPrompt(text)
+        if self._tokenizer is None:
+            raise self._refusal("text that makes a control token with what is around it")
         if with_spans:
             return GuardedPrompt(text, spans=self._tokenizer.encode_with_offsets(text, places))
         return GuardedPrompt(text, self._tokenizer.encode(text, places))
 
-    def _check(
-        self, messages: list[Message], others: Mapping[str, object], *, spares_contents: bool
-    ) -> None:
-        """Refuse control tokens in what a client wrote; contents may be spared."""
-        texts = [] if spares_contents else _contents(messages)
+    def _check(self, messages: list[Message], others: Mapping[str, object]) -> None:
+        """Refuse control tokens in what a client wrote, or outside contents."""
+        texts = _contents(messages) if self._tokenizer is None else []
         for number, message in enumerate(messages):
-            texts += _walk(f"messages[{number}]", _with_texts(message, lambda text: ""))
+            texts += _walk(f"messages[{number}]", with_texts(message, lambda text: ""))
         for name, value in others.items():
             texts += _walk(name, value)
         found = self._control.find([text for _, text in texts])
@@ -97,42 +84,31 @@ class ContentGuard:
                     param=re.split(r"\W", place)[0],
                 )
 
-    def _check_added(self, text: str, skeleton: _Skeleton | None) -> None:
-        """Refuse a control token that the template made of what clients wrote."""
-        written = self._count(skeleton.literals if skeleton is not None else [])
-        for token in self._count([text]) - written:
-            raise ValidationError(
-                f"`messages` lead to the control token {token}, which the chat template does not"
-                f" write by itself: take out what forms it (the server runs with {self._flag})"
-            )
-
-    def _places(
-        self, text: str, skeleton: _Skeleton | None, render: Render, messages: list[Message]
-    ) -> list[Found]:
+    def _places(self, text: str, render: Render, messages: list[Message]) -> list[Found]:
         """Where in `text` are the template's own control tokens."""
-        if skeleton is not None:
-            ranges = skeleton.align(text)
-            if ranges is not None:
-                return self._find(text, ranges)
-            # The template looks into contents. Leave it those that hold no control token; then
-            # what it writes may hold no other control tokens than it writes by itself.
-            partial = _Skeleton.of(render, messages, self._holds_one)
+        hostile = [
+            bool(self._tokens([content])) for _, content in _contents(messages)
+        ]  # by message, for a template may join chunks
+        skeleton = Skeleton.of(render, messages, [True] * len(messages))
+        ranges = None if skeleton is None else skeleton.align(text)
+        if skeleton is not None and ranges is None:
+            # The template looks into contents. Leave it those that hold no control token; then it
+            # must write the same control tokens as it does by itself.
+            partial = Skeleton.of(render, messages, hostile)
             ranges = None if partial is None else partial.align(text)
-            if partial is not None and ranges is not None:
-                added = self._count(partial.literals) - self._count(skeleton.literals)
-                if not added:
-                    return self._find(text, ranges)
-        token = next(iter(self._count([text for _, text in _contents(messages)])), "")
-        raise ValidationError(
-            f"`messages` hold {f'the control token {token}' if token else 'text'} that cannot be"
-            " kept plain, because the model's chat template changes contents: take it out"
-            f" (the server runs with {self._flag})"
+            if partial is None or self._tokens(partial.literals) != self._tokens(skeleton.literals):
+                ranges = None
+        if ranges is None:
+            raise self._refusal("a control token" if any(hostile) else "text")
+        return self._find(text, ranges)
+
+    def _refusal(self, what: str) -> ValidationError:
+        return ValidationError(
+            f"`messages` hold {what} that cannot be told from the chat template's own, because of"
+            f" what the template does to contents: take it out (the server runs with {self._flag})"
         )
 
-    def _holds_one(self, content: str) -> bool:
-        return bool(self._count([content]))
-
-    def _find(self, text: str, ranges: list[tuple[int, int]]) -> list[Found]:
+    def _find(self, text: str, ranges: list[Range]) -> list[Found]:
         founds = self._control.find([text[start:stop] for start, stop in ranges])
         return [
             Found(start + found.start, start + found.stop, found.token)
@@ -140,76 +116,9 @@ class ContentGuard:
             for found in of_range
         ]
 
-    def _count(self, texts: Sequence[str]) -> Counter[str]:
-        return Counter(found.token for of_text in self._control.find(texts) for found in of_text)
-
-
-class _Skeleton:
-    """A rendered chat in which contents are left open: literals, and the contents between them."""
-
-    def __init__(self, literals: list[str], contents: list[str]) -> None:
-        self.literals = literals
-        self._contents = contents
-
-    @classmethod
-    def of(
-        cls, render: Render, messages: list[Message], is_open: Callable[[str], bool]
-    ) -> _Skeleton | None:
-        """Of the contents for which `is_open`; None where the template complains of the names."""
-        names = PrivateNames()
-        contents: list[str] = []
-
-        def name(content: str) -> str:
-            if not content or not is_open(content):
-                return content
-            contents.append(content)
-            return names.name(len(contents) - 1)
-
-        try:
-            literals, numbers = names.split(render([_with_texts(m, name) for m in messages]))
-            return cls(literals, [contents[number] for number in numbers])
-        except (TemplateError, IndexError):
-            return None
-
-    def align(self, text: str) -> list[tuple[int, int]] | None:
-        """Where the literals are in `text`; None unless it is they and the contents, and no more.
-
-        Contents may be trimmed, or written as JSON.
-        """
-        first, *others = self.literals
-        if not text.startswith(first):
-            return None
-        ends: dict[int, _Way] = {len(first): _Way(0, len(first), None)}
-        for content, literal in zip(self._contents, others, strict=True):
-            following: dict[int, _Way] = {}
-            for end, way in ends.items():
-                for form in _forms(content):
-                    start = end + len(form)
-                    if text.startswith(form, end) and text.startswith(literal, start):
-                        stop = start + len(literal)
-                        following.setdefault(stop, _Way(start, stop, way))
-            if len(following) > _MAX_WAYS:
-                return None
-            ends = following
-        return _ranges(ends.get(len(text)))
-
-
-class _Way(NamedTuple):
-    """A literal at [start, stop), and how it was come to."""
-
-    start: int
-    stop: int
-    before: _Way | None
-
-
-def _ranges(way: _Way | None) -> list[tuple[int, int]] | None:
-    if way is None:
-        return None
-    ranges: list[tuple[int, int]] = []
-    while way is not None:
-        ranges.append((way.start, way.stop))
-        way = way.before
-    return ranges[::-1]
+    def _tokens(self, texts: Sequence[str]) -> list[str]:
+        """The control tokens of all texts, in order."""
+        return [found.token for of_text in self._control.find(texts) for found in of_text]
 
 
 def make_guard(
@@ -228,38 +137,12 @@ def make_guard(
     return ContentGuard(control, SelectiveTokenizer(tokenizer.tokenizer, control))
 
 
-def _forms(content: str) -> list[str]:
-    """How templates write a content."""
-    as_json = json.dumps(content, ensure_ascii=False)[1:-1]
-    trimmed = (content.strip(), content.lstrip(), content.rstrip())
-    of_lines = (content.strip("\n"), content.lstrip("\n"), content.rstrip("\n"))
-    return list(dict.fromkeys((content, *trimmed, *of_lines, as_json)))
-
-
-def _with_texts(message: Message, change: Callable[[str], str]) -> Message:
-    """The message with every text of its content changed."""
-    content = message.get("content")
-    if isinstance(content, str):
-        return {**message, "content": change(content)}
-    if isinstance(content, list):
-        return {**message, "content": [_with_text(chunk, change) for chunk in content]}
-    return message
-
-
-def _with_text(chunk: Any, change: Callable[[str], str]) -> Any:
-    if isinstance(chunk, str):
-        return change(chunk)
-    if isinstance(chunk, dict) and isinstance(chunk.get("text"), str):
-        return {**chunk, "text": change(chunk["text"])}
-    return chunk
-
-
 def _contents(messages: list[Message]) -> list[tuple[str, str]]:
     """All contents with their places, each as the template may put it together."""
     joined: list[tuple[str, str]] = []
     for number, message in enumerate(messages):
         texts = _Collector()
-        _with_texts(message, texts)
+        with_texts(message, texts)
         joined.append((f"messages[{number}].content", "".join(texts.texts)))
     return joined
 

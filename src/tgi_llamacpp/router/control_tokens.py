@@ -65,24 +65,30 @@ class ControlTokens:
         }
         # It knows no words, so that what is between added tokens is one unknown word.
         self._finder = Tokenizer(models.WordLevel({_UNKNOWN: 0}, unk_token=_UNKNOWN))
+        if tokenizer.tokenizer.normalizer is not None:  # some tokens are found in what it leaves
+            self._finder.normalizer = tokenizer.tokenizer.normalizer
         self._finder.add_tokens(list(added.values()))
+        self._found_as = {self._finder.token_to_id(token): token for token in self.ids}
 
     def find(self, texts: Sequence[str]) -> list[list[Found]]:
         """The control tokens of each text."""
         encodings = self._finder.encode_batch(list(texts), add_special_tokens=False)
         return [
             [
-                _found(text, token, start)
-                for token, (start, _) in zip(encoding.tokens, encoding.offsets, strict=True)
-                if token in self.ids
+                _found(text, self._found_as[i], *offsets)
+                for i, offsets in zip(encoding.ids, encoding.offsets, strict=True)
+                if i in self._found_as
             ]
             for text, encoding in zip(texts, encodings, strict=True)
         ]
 
 
-def _found(text: str, token: str, start: int) -> Found:
-    start = text.index(token, start)  # a token may swallow white space before it
-    return Found(start, start + len(token), token)
+def _found(text: str, token: str, start: int, stop: int) -> Found:
+    """Without the white space that some tokens swallow before and after them."""
+    written = text[start:stop]
+    stop -= len(written) - len(written.rstrip())
+    start += len(written) - len(written.lstrip())
+    return Found(start, stop, token)
 
 
 class SelectiveTokenizer:
