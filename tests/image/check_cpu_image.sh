@@ -36,12 +36,14 @@ fi
 
 log "building $image"
 start=$SECONDS
-buildah "${storage[@]}" build --isolation chroot --layers \
+buildah "${storage[@]}" build --isolation chroot --layers --format docker \
   --build-arg build_image=localhost/base:bookworm \
   --build-arg runtime_image=localhost/base:bookworm \
   --file "$repository/Dockerfile_llamacpp" --tag "$image" "$repository" >"$work/build.log" 2>&1 \
   || { tail -n 40 "$work/build.log"; exit 1; }
 log "built in $((SECONDS - start)) s"
+[[ $(buildah "${storage[@]}" inspect --type image "$image") == *Healthcheck* ]] \
+  || { log "the image has no health check"; exit 1; }
 
 container=$(buildah "${storage[@]}" from "$image")
 root=$(buildah "${storage[@]}" mount "$container")
