@@ -13,6 +13,7 @@ import msgspec
 
 MAX_INT32 = 2**31 - 1  # llama.cpp counts in 32 bits
 MAX_TOP_TOKENS = 64  # alternatives that the engine can report beside one token
+MIN_STEP_OUTPUTS = 64  # rows of logits that a step can give; prompts are scored so many at a time
 
 Count = Annotated[int, msgspec.Meta(ge=1, le=MAX_INT32)]
 CountOrZero = Annotated[int, msgspec.Meta(ge=0, le=MAX_INT32)]

@@ -5,8 +5,8 @@ little-endian int32 columns, sequence ids as int64, log-probabilities as float32
 step, whatever the number of sequences. Both processes import this module; it imports neither.
 
 Order on the wire: the router sends Start; the engine answers Progress*, then Ready or Failed;
-then Submit and Abort go in, StepOut, SequenceFailed and Stats come out. End of file is the death
-notice in both directions.
+then Submit and Abort go in, StepOut, PromptLogprobs, SequenceFailed and Stats come out. End of file
+is the death notice in both directions.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ MAX_FRAME_BYTES = 64 * 1024 * 1024
 SIZE_BOUNDS = tuple(range(1, 1025))  # of a batch in sequences, as in TGI
 # Why an admitted sequence found nothing in the prefix cache: nobody begins as it does; too little
 # of it; those who do are not there yet; the memory shares states only whole.
-PREFIX_MISSES = ("unknown", "short", "computing", "partial")
+PREFIX_MISSES = ("unknown", "short", "computing", "partial", "scored")
 _LENGTH = struct.Struct("<I")
 
 
@@ -81,7 +81,9 @@ class Start(msgspec.Struct, frozen=True, array_like=True, tag="start"):
 class Submit(msgspec.Struct, frozen=True, array_like=True, tag="submit", gc=False):
     """Run one sequence. `generated_ids` is not empty when a sequence is resumed.
 
-    max_new_tokens counts all output, that in generated_ids included.
+    max_new_tokens counts all output, that in generated_ids included; 0 ends the sequence with its
+    prompt. prompt_logprobs asks for PromptLogprobs of the prompt tokens [1 + num_scored, ...), each
+    with params.num_top_tokens alternatives.
     """
 
     seq_id: int
@@ -91,6 +93,8 @@ class Submit(msgspec.Struct, frozen=True, array_like=True, tag="submit", gc=Fals
     params: SamplingParams
     ignore_eog: bool = False
     scope: int = 0  # cells of a prefix are shared with sequences of the same scope alone
+    prompt_logprobs: bool = False
+    num_scored: int = 0  # log-probabilities that are there already, when a sequence is resumed
 
 
 class Abort(msgspec.Struct, frozen=True, array_like=True, tag="abort", gc=False):
@@ -155,6 +159,22 @@ class StepOut(msgspec.Struct, frozen=True, array_like=True, tag="step", gc=False
     top_logprobs: bytes = b""  # float32[sum(top_counts)]
     cached_seq_ids: bytes = b""  # int64[], sequences that found a prefix, before their first row
     cached_counts: bytes = b""  # int32[], tokens of each one's prompt that were not computed for it
+
+
+class PromptLogprobs(msgspec.Struct, frozen=True, array_like=True, tag="prompt_logprobs", gc=False):
+    """Log-probabilities of the prompt tokens [start, start + n) of one sequence.
+
+    They come in order, without gaps, and before the sequence's first row of a StepOut. A sequence
+    of max_new_tokens 0 ends with the message whose finish is not NONE, which may have no entries.
+    """
+
+    epoch: int
+    seq_id: int
+    start: int  # 1 or more: nothing comes before the first token
+    logprobs: bytes  # float32[n], as StepOut has them; NaN where the model gave no finite logit
+    top_ids: bytes = b""  # int32[n * num_top_tokens], best first
+    top_logprobs: bytes = b""  # float32[n * num_top_tokens]
+    finish: int = 0  # Finish
 
 
 def _no_durations() -> Counts:
@@ -230,7 +250,7 @@ class Stats(msgspec.Struct, frozen=True, array_like=True, tag="stats", gc=False)
 
 
 FromRouter = Start | Submit | Abort
-FromEngine = Progress | Ready | Failed | SequenceFailed | StepOut | Stats
+FromEngine = Progress | Ready | Failed | SequenceFailed | StepOut | PromptLogprobs | Stats
 
 _encoder = msgspec.msgpack.Encoder()
 

@@ -8,11 +8,21 @@ does not, its tests override `same`.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
 
-from tgi_llamacpp.engine.runner import Int32s, Plan, Runner, StepResult, StepStatus
+from tgi_llamacpp.engine.runner import (
+    NO_TARGET,
+    Float32s,
+    Int32s,
+    Plan,
+    Runner,
+    StepResult,
+    StepStatus,
+)
 from tgi_llamacpp.errors import RunnerError
 from tgi_llamacpp.messages import SamplingParams
 
@@ -37,6 +47,27 @@ def rows_of(slot: int, start: int, ids: Iterable[int], *, sample: bool = True) -
     if sample:
         rows[-1] = (*rows[-1][:3], 1)
     return rows
+
+
+def scored_plan_of(rows: Iterable[Row], targets: Iterable[int]) -> Plan:
+    return replace(plan_of(rows), targets=np.array(list(targets), np.int32))
+
+
+def score(runner: Runner, slot: int, ids: Int32s, chunk: int) -> tuple[Float32s, Int32s]:
+    """Log-probabilities and best alternatives of ids[1:], in an open slot, chunk by chunk."""
+    logprobs: list[Float32s] = []
+    best: list[Int32s] = []
+    for first in range(0, len(ids) - 1, chunk):
+        rows = ids[first : min(first + chunk, len(ids) - 1)]
+        plan = scored_plan_of(
+            rows_of(slot, first, rows.tolist(), sample=False), ids[first + 1 :][: len(rows)]
+        )
+        scores = runner.step(plan).scores
+        assert scores is not None
+        assert len(scores.logprobs) == len(rows)
+        logprobs.append(scores.logprobs.copy())
+        best.append(scores.top_ids[:, :1].copy())
+    return np.concatenate(logprobs), np.concatenate(best)
 
 
 def start(runner: Runner, slot: int, ids: Int32s, params: SamplingParams = GREEDY) -> int:
@@ -64,7 +95,7 @@ OTHER = ids_of(8, 8, 1, 4)
 class RunnerContract:
     """Inherit it as `class TestX(RunnerContract)` beside a fixture `runner`."""
 
-    def same(self, left: list[int], right: list[int]) -> bool:
+    def same(self, left: list[Any], right: list[Any]) -> bool:
         return left == right
 
     def alone(self, runner: Runner, prompt: Int32s, num_tokens: int) -> list[int]:
@@ -133,6 +164,77 @@ class RunnerContract:
         assert result.top_ids[0, 0] == result.token_ids[0]  # greedy
         assert logprobs == sorted(logprobs, reverse=True)
         assert logprobs[0] == pytest.approx(float(result.logprobs[0]))
+
+    # What is scored
+
+    def test_chunks_of_a_prompt_score_what_it_scores_in_one(self, runner: Runner) -> None:
+        params = SamplingParams(num_top_tokens=1)
+        runner.open(0, params, PROMPT, NOTHING)
+        expected, expected_best = score(runner, 0, PROMPT, len(PROMPT))
+        assert expected.dtype == np.float32
+        assert np.all(expected <= 0)
+        for slot, chunk in ((1, 1), (2, 2), (3, 4)):
+            runner.open(slot, params, PROMPT, NOTHING)
+            logprobs, best = score(runner, slot, PROMPT, chunk)
+            assert self.same(logprobs.tolist(), expected.tolist())
+            assert self.same(best.tolist(), expected_best.tolist())
+
+    def test_a_generated_text_scores_what_generation_reported(self, runner: Runner) -> None:
+        runner.open(0, GREEDY, PROMPT, NOTHING)
+        ids, reported = PROMPT.tolist(), []
+        rows = rows_of(0, 0, ids)
+        for _ in range(20):
+            result = runner.step(plan_of(rows))
+            ids.append(int(result.token_ids[0]))
+            reported.append(float(result.logprobs[0]))
+            rows = [(0, len(ids) - 1, ids[-1], 1)]
+        runner.open(1, GREEDY, ids_of(*ids), NOTHING)
+        logprobs, _ = score(runner, 1, ids_of(*ids), 7)
+        assert self.same(logprobs[len(PROMPT) - 1 :].tolist(), reported)
+
+    def test_a_scored_prompt_goes_on_as_one_that_is_not(self, runner: Runner) -> None:
+        expected = self.alone(runner, PROMPT, 4)
+        runner.open(0, GREEDY, PROMPT, NOTHING)
+        score(runner, 0, PROMPT, 3)
+        assert self.same(generate(runner, 0, int(PROMPT[-1]), 4), expected)
+
+    def test_rows_are_scored_beside_others_that_are_sampled(self, runner: Runner) -> None:
+        expected = self.alone(runner, OTHER, 2)
+        runner.open(2, GREEDY, PROMPT, NOTHING)
+        alone, _ = score(runner, 2, PROMPT, len(PROMPT))
+        runner.drop(2)
+        runner.open(2, GREEDY, PROMPT, NOTHING)
+        first = start(runner, 1, OTHER)
+        rows = [(1, 4, first, 1), *rows_of(2, 0, PROMPT.tolist()[:5], sample=False)]
+        result = runner.step(scored_plan_of(rows, [NO_TARGET, *PROMPT[1:].tolist()]))
+        assert self.same([first, *result.token_ids.tolist()], expected)
+        assert result.slots.tolist() == [1]
+        assert result.scores is not None
+        assert self.same(result.scores.logprobs.tolist(), alone.tolist())
+
+    def test_without_targets_there_are_no_scores(self, runner: Runner) -> None:
+        runner.open(0, GREEDY, PROMPT, NOTHING)
+        assert runner.step(plan_of(rows_of(0, 0, PROMPT.tolist()))).scores is None
+
+    @pytest.mark.parametrize(
+        ("rows", "targets"),
+        [
+            pytest.param([(0, 6, 1, 0)], [-2], id="negative target"),
+            pytest.param([(0, 6, 1, 0)], [1 << 30], id="target outside the vocabulary"),
+            pytest.param([(0, 6, 1, 1)], [5], id="sampled and scored"),
+            pytest.param([(1, 0, 1, 0)], [5], id="scored without open"),
+            pytest.param([(0, 6, 1, 0)], [5, 5], id="more targets than rows"),
+            pytest.param([(0, 6, 1, 0)], [], id="no targets"),
+        ],
+    )
+    def test_a_malformed_score_is_refused_and_changes_nothing(
+        self, runner: Runner, rows: list[Row], targets: list[int]
+    ) -> None:
+        first = start(runner, 0, PROMPT)
+        with pytest.raises(RunnerError):
+            runner.step(scored_plan_of(rows, targets))
+        assert [runner.num_cells(slot) for slot in range(2)] == [len(PROMPT), 0]
+        assert 0 <= generate(runner, 0, first, 1)[0] < runner.limits.num_vocab
 
     # What slots hold
 

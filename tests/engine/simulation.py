@@ -8,7 +8,14 @@ from dataclasses import replace
 
 import numpy as np
 
-from tests.engine.runner_contract import NOTHING, generate, ids_of, plan_of, rows_of
+from tests.engine.runner_contract import (
+    NOTHING,
+    generate,
+    ids_of,
+    plan_of,
+    rows_of,
+    scored_plan_of,
+)
 from tgi_llamacpp.engine.cost_model import StepShape, WidthCurve
 from tgi_llamacpp.engine.fake_runner import FakeRunner
 from tgi_llamacpp.engine.limits import EngineLimits
@@ -25,6 +32,7 @@ SPLIT = RunnerLimits(
     max_slot_tokens=64,
     max_pool_tokens=256,
     max_step_tokens=16,
+    max_step_outputs=16,
     num_vocab=NUM_VOCAB,
     is_unified=False,
     can_trim=True,
@@ -59,6 +67,7 @@ def submit_of(
     params: SamplingParams | None = None,
     ignore_eog: bool = False,
     scope: int = 0,
+    prompt_logprobs: bool = False,
 ) -> Submit:
     """A Submit; an int as prompt is a length."""
     ids = prompt_of(seq_id, prompt) if isinstance(prompt, int) else prompt
@@ -70,6 +79,7 @@ def submit_of(
         params=params or SamplingParams(),
         ignore_eog=ignore_eog,
         scope=scope,
+        prompt_logprobs=prompt_logprobs,
     )
 
 
@@ -86,10 +96,28 @@ def text_alone(submit: Submit, *, eog_chance: float = 0.0) -> list[int]:
     )
     runner = FakeRunner(limits, eog_chance=eog_chance)
     runner.open(0, submit.params, prompt, NOTHING)
+    if not submit.max_new_tokens:
+        return []
     ids: list[int] = runner.step(plan_of(rows_of(0, 0, prompt.tolist()))).token_ids.tolist()
     while len(ids) < submit.max_new_tokens and (ids[-1] != EOG or submit.ignore_eog):
         ids += generate(runner, 0, ids[-1], 1)
     return ids
+
+
+def scores_alone(submit: Submit) -> tuple[list[float], list[int]]:
+    """The log-probabilities of its prompt, and their alternatives, row by row and alone."""
+    prompt = np.frombuffer(submit.prompt_ids, np.int32)
+    runner = FakeRunner(replace(SPLIT, num_slots=1, max_slot_tokens=len(prompt)))
+    runner.open(0, submit.params, prompt, NOTHING)
+    logprobs: list[float] = []
+    top_ids: list[int] = []
+    for row in range(len(prompt) - 1):
+        plan = scored_plan_of([(0, row, int(prompt[row]), 0)], [int(prompt[row + 1])])
+        scores = runner.step(plan).scores
+        assert scores is not None
+        logprobs += scores.logprobs.tolist()
+        top_ids += scores.top_ids[0].tolist()
+    return logprobs, top_ids
 
 
 class UnrulyRunner(FakeRunner):
@@ -134,6 +162,8 @@ class Simulation:
         self.time_of = time_of
         self.scheduler = Scheduler(runner, limits or engine_limits(runner.limits), curve=curve)
         self.texts: dict[int, list[int]] = {}
+        self.scores: dict[int, list[float]] = {}
+        self.score_top_ids: dict[int, list[int]] = {}
         self.finishes: dict[int, Finish] = {}
         self.failures: dict[int, str] = {}
         self.finished_at: dict[int, int] = {}
@@ -146,6 +176,8 @@ class Simulation:
         for submit in submits:
             self.scheduler.submit(submit)
             self.texts.setdefault(submit.seq_id, [])
+            self.scores.setdefault(submit.seq_id, [])
+            self.score_top_ids.setdefault(submit.seq_id, [])
         self._collect_failures()
 
     def turn(self, *, may_admit: bool = True) -> StepOut | None:
@@ -153,6 +185,7 @@ class Simulation:
         batch = self.scheduler.schedule(may_admit=may_admit)
         self.scheduler.check_integrity()
         if batch is None:
+            self._collect_scores()
             return None
         self.batches.append(batch)
         result = self.runner.step(batch.plan)
@@ -161,6 +194,7 @@ class Simulation:
         out = self.scheduler.commit(batch, result)
         self.scheduler.check_integrity()
         self._collect_failures()
+        self._collect_scores()
         if out is not None:
             self._collect(out)
         return out
@@ -191,6 +225,19 @@ class Simulation:
             if finish:
                 self.finishes[seq_id] = Finish(finish)
                 self.finished_at[seq_id] = self.num_turns
+
+    def _collect_scores(self) -> None:
+        for message in self.scheduler.take_prompt_logprobs():
+            assert message.seq_id not in self.finishes, "a score after the finish"
+            assert not self.texts[message.seq_id], "a score after a token"
+            scores = self.scores[message.seq_id]
+            assert message.start == 1 + len(scores), "scores twice, or not in order"
+            scores += np.frombuffer(message.logprobs, np.float32).tolist()
+            self.score_top_ids[message.seq_id] += np.frombuffer(message.top_ids, np.int32).tolist()
+            assert len(message.top_ids) == len(message.top_logprobs)
+            if message.finish:
+                self.finishes[message.seq_id] = Finish(message.finish)
+                self.finished_at[message.seq_id] = self.num_turns
 
     def _collect_failures(self) -> None:
         for seq_id, reason in self.scheduler.take_failures():

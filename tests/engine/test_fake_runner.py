@@ -30,6 +30,7 @@ SPLIT = RunnerLimits(
     max_slot_tokens=64,
     max_pool_tokens=256,
     max_step_tokens=16,
+    max_step_outputs=16,
     num_vocab=256,
     is_unified=False,
     can_trim=True,

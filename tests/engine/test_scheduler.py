@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -260,7 +261,9 @@ def test_a_resumed_sequence_goes_on_and_counts_what_it_has() -> None:
     ("submit", "words"),
     [
         (submit_of(1, 0, 5), "0 tokens"),
-        (submit_of(1, 3, 0), "max_new_tokens is 0"),
+        (submit_of(1, 3, -1), "max_new_tokens is -1"),
+        (submit_of(1, 3, 0, generated=[5]), "max_new_tokens is 0"),
+        (msgspec.structs.replace(submit_of(1, 3, 5), num_scored=3), "num_scored is 3"),
         (submit_of(1, 3, 2, generated=[5, 6]), "2 tokens are generated"),
         (submit_of(1, 60, 5), "needs 65 tokens"),
         (submit_of(1, ids_of(1, NUM_VOCAB), 5), "token id 256"),

@@ -20,13 +20,14 @@ from tests.engine.simulation import (
     UnrulyRunner,
     engine_limits,
     prompt_of,
+    scores_alone,
     submit_of,
     text_alone,
 )
 from tgi_llamacpp.engine.cost_model import WidthCurve
 from tgi_llamacpp.engine.fake_runner import FakeRunner
 from tgi_llamacpp.engine.planner import Batch
-from tgi_llamacpp.engine.runner import RunnerLimits
+from tgi_llamacpp.engine.runner import NO_TARGET, RunnerLimits
 from tgi_llamacpp.engine.slots import DUMMY_ROW, EXTRA_PASS
 from tgi_llamacpp.messages import Finish, SamplingParams, Submit
 
@@ -52,6 +53,7 @@ def runner_limits(draw: st.DrawFn) -> RunnerLimits:
     return replace(
         SPLIT,
         num_slots=num_slots,
+        max_step_outputs=draw(st.integers(num_slots, 24)),
         max_slot_tokens=MAX_SEQUENCE_TOKENS,
         max_pool_tokens=pool if is_unified else num_slots * MAX_SEQUENCE_TOKENS,
         max_step_tokens=draw(st.integers(1, 40)),
@@ -77,10 +79,11 @@ def arrivals(draw: st.DrawFn, *, may_abort: bool = True) -> list[Arrival]:
         submit = submit_of(
             seq_id,
             prompt,
-            draw(st.integers(1, MAX_SEQUENCE_TOKENS - num_prompt)),
+            draw(st.just(0) | st.integers(1, MAX_SEQUENCE_TOKENS - num_prompt)),
             params=params,
             ignore_eog=draw(st.booleans()),
             scope=draw(st.sampled_from([0, 0, 0, 1])),
+            prompt_logprobs=draw(st.booleans()),
         )
         abort_turn = draw(st.none() | st.integers(turn, turn + 40)) if may_abort else None
         result.append(Arrival(turn, submit, abort_turn))
@@ -92,6 +95,8 @@ def check_batch(batch: Batch, limits: RunnerLimits) -> None:
     plan = batch.plan
     assert len(plan.slots) <= limits.max_step_tokens
     assert plan.slots.tolist() == sorted(plan.slots.tolist())
+    num_scored = 0 if plan.targets is None else np.count_nonzero(plan.targets != NO_TARGET)
+    assert np.count_nonzero(plan.samples) + num_scored <= limits.max_step_outputs
     if limits.is_unified:
         assert not batch.dummy_slots
         return
@@ -99,7 +104,10 @@ def check_batch(batch: Batch, limits: RunnerLimits) -> None:
     slots, counts = np.unique(plan.slots, return_counts=True)
     single = set(slots[counts == 1].tolist())  # a chunk that ends its prompt has two rows or more
     decoding = [slot for slot in plan.slots[plan.samples == 1].tolist() if slot in single]
-    has_room = len(plan.slots) + limits.num_slots < limits.max_step_tokens
+    has_room = (
+        len(plan.slots) + limits.num_slots < limits.max_step_tokens
+        and 2 * limits.num_slots <= limits.max_step_outputs
+    )
     for slot, after in pairwise(decoding):
         missing = [between for between in range(slot + 1, after) if between not in planned]
         assert not missing or not has_room or len(missing) * DUMMY_ROW >= EXTRA_PASS
@@ -126,6 +134,11 @@ def play(simulation: Simulation, coming: list[Arrival], limits: RunnerLimits) ->
     return aborted
 
 
+def has_rows(submit: Submit) -> bool:
+    """Whether there is anything to compute for it."""
+    return submit.max_new_tokens > 0 or (submit.prompt_logprobs and len(submit.prompt_ids) > 4)
+
+
 def simulation_of(
     limits: RunnerLimits, budget: int, min_prefix_tokens: int | None = None
 ) -> Simulation:
@@ -150,7 +163,10 @@ def check_ends(simulation: Simulation, coming: list[Arrival], aborted: set[int])
             assert produced == text[: len(produced)]
             continue
         assert produced == text
-        is_eog = text[-1] == EOG and not submit.ignore_eog
+        scores, top_ids = scores_alone(submit) if submit.prompt_logprobs else ([], [])
+        assert simulation.scores[submit.seq_id] == scores
+        assert simulation.score_top_ids[submit.seq_id] == top_ids
+        is_eog = text[-1:] == [EOG] and not submit.ignore_eog
         assert simulation.finishes[submit.seq_id] is (Finish.EOG if is_eog else Finish.LENGTH)
     assert simulation.scheduler.num_reserved_tokens == 0
     num_cells = sum(map(simulation.runner.num_cells, range(simulation.runner.limits.num_slots)))
@@ -255,7 +271,8 @@ def test_nobody_waits_for_more_than_those_who_came_before(
     """First come first served, in steps: the oldest gets at least one row of each step."""
     simulation = simulation_of(limits, budget, min_prefix_tokens)
     play(simulation, coming, limits)
-    assert simulation.admitted == [one.submit.seq_id for one in coming]
+    expected = [one.submit.seq_id for one in coming if has_rows(one.submit)]
+    assert simulation.admitted == expected
     num_rows = 0
     for arrival in coming:
         submit = arrival.submit

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from array import array
 
+import numpy as np
 import pytest
 
 from tests.engine.simulation import prompt_of
 from tgi_llamacpp.engine import planner
 from tgi_llamacpp.engine.cost_model import CostModel, StepShape, WidthCurve
 from tgi_llamacpp.engine.planner import MIN_CHUNK_TOKENS, Batch
-from tgi_llamacpp.engine.runner import UNREAD
+from tgi_llamacpp.engine.runner import NO_TARGET, UNREAD
 from tgi_llamacpp.engine.sequence import Sequence, Status
 from tgi_llamacpp.engine.slots import SlotTable
 from tgi_llamacpp.messages import SamplingParams
@@ -59,7 +60,7 @@ def costs_of(**milliseconds: float) -> CostModel:
 def plan_step(
     table: SlotTable, max_step_tokens: int, costs: CostModel | None = None, target_s: float = 0.0
 ) -> Batch | None:
-    return planner.plan_step(table, max_step_tokens, costs or costs_of(), target_s)
+    return planner.plan_step(table, max_step_tokens, 64, costs or costs_of(), target_s)
 
 
 def chunks_of(batch: Batch | None) -> dict[int, int]:
@@ -310,3 +311,35 @@ def test_integrity_finds_a_wrong_label() -> None:
     first.slot = 1
     with pytest.raises(AssertionError):
         table.check_integrity(table.running())
+
+
+# What is scored
+
+
+def test_a_scored_prompt_takes_no_more_rows_than_the_context_gives_outputs() -> None:
+    table = table_of("pp")
+    for slot in (0, 1):
+        one = table[slot]
+        assert one is not None
+        one.wants_prompt_logprobs = True
+    batch = planner.plan_step(table, 1000, 24, costs_of())
+    assert batch is not None
+    assert batch.plan.targets is not None
+    assert np.count_nonzero(batch.plan.targets != NO_TARGET) + batch.num_decode == 24
+    assert chunks_of(batch)[1] == 20  # it came first: 19 are scored and the last is sampled
+    assert chunks_of(batch)[0] == 4
+
+
+def test_scored_rows_cost_what_decode_rows_cost_beside_a_stream() -> None:
+    costs = costs_of(r1=10.0, r2=12.0)  # 2 ms for a row
+    assert planner.score_share(costs, 10.0, 1, 64) == 64
+    assert planner.score_share(costs, 0.0401, 1, 64) == 15
+    assert planner.score_share(costs, 0.001, 1, 64) == MIN_CHUNK_TOKENS
+    assert planner.score_share(costs, 0.001, 1, 3) == 3
+
+
+def test_where_nothing_is_scored_there_are_no_targets() -> None:
+    for layout in ("dp", "pp", "dd"):
+        batch = plan_step(table_of(layout), 64)
+        assert batch is not None
+        assert batch.plan.targets is None

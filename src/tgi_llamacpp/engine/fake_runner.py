@@ -16,14 +16,17 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from tgi_llamacpp.config import EngineConfig
+from tgi_llamacpp.config import MIN_STEP_OUTPUTS, EngineConfig
 from tgi_llamacpp.engine.model import Load, Model, OnProgress
 from tgi_llamacpp.engine.process import main
 from tgi_llamacpp.engine.runner import (
+    NO_TARGET,
+    Float32s,
     Int32s,
     Plan,
     Runner,
     RunnerLimits,
+    Scores,
     StepResult,
     StepStatus,
     pooled_slots,
@@ -46,6 +49,13 @@ def _fold(ids: Sequence[int], state: int = 0) -> int:
     return state
 
 
+_Output = tuple[int, int, float]  # slot, id, log-probability
+
+
+def _logprobs_of(outputs: list[_Output]) -> Float32s:
+    return np.array([row[2] for row in outputs], np.float32)
+
+
 @dataclass(slots=True)
 class _Sampler:
     params: SamplingParams
@@ -61,6 +71,11 @@ class _Slot:
     @property
     def num_cells(self) -> int:
         return len(self.cells) - 1
+
+
+def _score(slot: _Slot, token_id: int) -> float:
+    """The log-probability of this id after the slot's cells."""
+    return -((_mix(slot.cells[-1], token_id + 1) >> 16) & 0xFFFF) / 8192
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +133,8 @@ class FakeRunner:
         if self._last_result is not None:  # its arrays were lent: show who still looks at them
             self._last_result.token_ids.fill(-1)
             self._last_result.slots.fill(-1)
+            if self._last_result.scores is not None:
+                self._last_result.scores.logprobs.fill(1)
         rows = list(
             zip(
                 plan.slots.tolist(),
@@ -128,12 +145,13 @@ class FakeRunner:
             )
         )
         self._check(plan, rows)
+        targets = self._checked_targets(plan)
         if self._step_s:
             time.sleep(self._step_s)
         if not self._has_room(len(rows)):
             return self._result(StepStatus.NO_KV_SPACE, [])
-        sampled = []
-        for slot, _, token_id, is_sampled in rows:
+        sampled, scored = [], []
+        for (slot, _, token_id, is_sampled), next_id in zip(rows, targets, strict=True):
             target = self._slots[slot]
             target.cells.append(_mix(target.cells[-1], token_id + 1))
             if self.limits.is_unified:
@@ -141,7 +159,9 @@ class FakeRunner:
                 target.places.append(self._num_placed)
             if is_sampled > 0:
                 sampled.append((slot, *self._sample(target)))
-        return self._result(StepStatus.OK, sampled)
+            elif next_id != NO_TARGET:
+                scored.append((slot, next_id, _score(target, next_id)))
+        return self._result(StepStatus.OK, sampled, None if plan.targets is None else scored)
 
     def move(self, src: int, dst: int) -> None:
         source, target = self._slot(src), self._slot(dst)
@@ -227,6 +247,28 @@ class FakeRunner:
                 raise RunnerError(f"step: slot {slot} is sampled and was not opened")
             next_position, was_sampled = next_position + 1, is_sampled
 
+    def _checked_targets(self, plan: Plan) -> list[int]:
+        """The targets of a plan whose rows are good, or as many times NO_TARGET."""
+        if plan.targets is None:
+            return [NO_TARGET] * len(plan.slots)
+        if plan.targets.dtype != np.int32 or not plan.targets.flags.c_contiguous:
+            raise RunnerError("step: targets must be int32 and contiguous")
+        if len(plan.targets) != len(plan.slots):
+            raise RunnerError(f"step: {len(plan.targets)} targets of {len(plan.slots)} rows")
+        scored = np.flatnonzero(plan.targets != NO_TARGET)
+        ids = plan.targets[scored]
+        if np.any((ids < 0) | (ids >= self.limits.num_vocab)):
+            raise RunnerError("step: a target is not in the vocabulary")
+        if np.any(plan.samples[scored]):
+            raise RunnerError("step: a row is sampled and scored")
+        if any(self._slots[slot].sampler is None for slot in plan.slots[scored].tolist()):
+            raise RunnerError("step: a slot is scored and was not opened")
+        num_outputs = len(scored) + np.count_nonzero(plan.samples)
+        if num_outputs > self.limits.max_step_outputs:
+            raise RunnerError(f"step: {num_outputs} outputs, over {self.limits.max_step_outputs}")
+        targets: list[int] = plan.targets.tolist()
+        return targets
+
     def _has_room(self, num_rows: int) -> bool:
         if not self.limits.is_unified:
             return True
@@ -244,28 +286,33 @@ class FakeRunner:
         if (state >> 44) / (1 << 20) < self._eog_chance:
             token_id = num_vocab - 1
         sampler.history = _mix(sampler.history, token_id + 1)
-        return token_id, -((state >> 16) & 0xFFFF) / 8192
+        return token_id, _score(target, token_id)
 
-    def _result(self, status: StepStatus, sampled: list[tuple[int, int, float]]) -> StepResult:
-        num_rows = len(sampled)
-        slots = np.array([row[0] for row in sampled], np.int32)
-        tops = [self._num_top(slot) for slot in slots.tolist()]
-        max_top = max(tops, default=0)
-        top_ids = np.zeros((num_rows, max_top), np.int32)
-        top_logprobs = np.zeros((num_rows, max_top), np.float32)
-        for i, (_, token_id, logprob) in enumerate(sampled):
-            for k in range(tops[i]):  # the chosen token, then its neighbours
-                top_ids[i, k] = (token_id + k) % self.limits.num_vocab
-                top_logprobs[i, k] = logprob - k
+    def _result(
+        self, status: StepStatus, sampled: list[_Output], scored: list[_Output] | None = None
+    ) -> StepResult:
+        scores = None
+        if scored is not None:
+            scores = Scores(_logprobs_of(scored), *self._alternatives(scored))
         self._last_result = StepResult(
             status,
-            slots,
+            np.array([row[0] for row in sampled], np.int32),
             np.array([row[1] for row in sampled], np.int32),
-            np.array([row[2] for row in sampled], np.float32),
-            top_ids,
-            top_logprobs,
+            _logprobs_of(sampled),
+            *self._alternatives(sampled),
+            scores=scores,
         )
         return self._last_result
+
+    def _alternatives(self, outputs: list[_Output]) -> tuple[Int32s, Float32s]:
+        tops = [self._num_top(slot) for slot, _, _ in outputs]
+        top_ids = np.zeros((len(outputs), max(tops, default=0)), np.int32)
+        top_logprobs = np.zeros(top_ids.shape, np.float32)
+        for i, (_, token_id, logprob) in enumerate(outputs):
+            for k in range(tops[i]):  # the token itself, then its neighbours
+                top_ids[i, k] = (token_id + k) % self.limits.num_vocab
+                top_logprobs[i, k] = logprob - k
+        return top_ids, top_logprobs
 
     def _num_top(self, slot: int) -> int:
         sampler = self._slots[slot].sampler
@@ -277,11 +324,14 @@ def fake_limits(config: EngineConfig, num_vocab: int) -> RunnerLimits:
     num_slots = config.max_batch_size
     is_unified = num_slots * config.max_total_tokens > config.max_batch_total_tokens
     pool = config.max_batch_total_tokens if is_unified else num_slots * config.max_total_tokens
+    if is_unified and config.prefix_cache:
+        num_slots = pooled_slots(num_slots)
     return RunnerLimits(
-        num_slots=pooled_slots(num_slots) if is_unified and config.prefix_cache else num_slots,
+        num_slots=num_slots,
         max_slot_tokens=config.max_total_tokens,
         max_pool_tokens=pool,
         max_step_tokens=config.max_physical_batch_total_tokens,
+        max_step_outputs=max(num_slots, MIN_STEP_OUTPUTS),
         num_vocab=num_vocab,
         is_unified=is_unified,
         can_trim=True,

@@ -105,7 +105,12 @@ def check_submit(submit: Submit, limits: EngineLimits) -> str | None:
     num_generated = len(submit.generated_ids) // _ID_BYTES
     if num_prompt == 0:
         return "the prompt has 0 tokens and needs at least 1: send some text"
-    if submit.max_new_tokens <= num_generated:
+    if not 0 <= submit.num_scored < num_prompt:
+        return (
+            f"num_scored is {submit.num_scored} and the prompt has {num_prompt} tokens: it must be"
+            " less"
+        )
+    if submit.max_new_tokens <= num_generated and (submit.max_new_tokens or num_generated):
         return (
             f"max_new_tokens is {submit.max_new_tokens} and {num_generated} tokens are generated"
             " already: it must be greater"

@@ -60,6 +60,10 @@ class EngineLoop:
         for seq_id, reason in self._scheduler.take_failures():
             self._channel.send(SequenceFailed(self._epoch, seq_id, reason))
 
+    def _send_prompt_logprobs(self) -> None:
+        for message in self._scheduler.take_prompt_logprobs():
+            self._channel.send(message)
+
     def _can_step(self) -> bool:
         may_admit = not self._channel.is_congested
         return self._scheduler.num_running > 0 or (self._scheduler.num_waiting > 0 and may_admit)
@@ -75,6 +79,7 @@ class EngineLoop:
     def _turn(self) -> None:
         batch = self._scheduler.schedule(may_admit=not self._channel.is_congested)
         if batch is None:
+            self._send_prompt_logprobs()
             return
         self._is_idle = False
         started_s = time.perf_counter()
@@ -84,6 +89,7 @@ class EngineLoop:
         if result.status is StepStatus.OK:
             self._scheduler.learn(batch, stepped_s - started_s)
         out = self._scheduler.commit(batch, result)
+        self._send_prompt_logprobs()
         if out is not None:
             self._channel.send(out)
         delivery_s = time.perf_counter() - stepped_s

@@ -115,6 +115,8 @@ class Placement:
     def _find(self, sequence: Sequence) -> Match:
         if self._cache is None:
             return Match()
+        if sequence.num_to_score:  # logits are in nobody's cells
+            return Match(miss="scored")
         return self._cache.find(sequence)
 
     def _choose(self, match: Match) -> int:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from tgi_llamacpp.engine.cost_model import LONG_CHUNK, LONG_GROUP, CostModel, StepShape
-from tgi_llamacpp.engine.runner import UNREAD, Plan
+from tgi_llamacpp.engine.runner import NO_TARGET, UNREAD, Int32s, Plan
 from tgi_llamacpp.engine.sequence import Sequence
 from tgi_llamacpp.engine.slots import SlotTable
 
@@ -56,9 +56,16 @@ def prefill_share(
 
 
 def plan_step(
-    table: SlotTable, max_step_tokens: int, costs: CostModel, target_itl_s: float = 0.0
+    table: SlotTable,
+    max_step_tokens: int,
+    max_step_outputs: int,
+    costs: CostModel,
+    target_itl_s: float = 0.0,
 ) -> Batch | None:
-    """The next step for all that run; None when nothing does. target_itl_s of 0 is no target."""
+    """The next step for all that run; None when nothing does. target_itl_s of 0 is no target.
+
+    max_step_outputs is at least the number of slots, so a prompt that is scored always moves on.
+    """
     running = table.computing()
     if not running:
         return None
@@ -68,18 +75,34 @@ def plan_step(
     )
     decoding = [one.slot for one in running if not one.num_to_prefill and one.slot is not None]
     # What the bridges take must leave a row to the oldest prompt.
-    room = max_step_tokens - len(decoding)
+    room, outputs = max_step_tokens - len(decoding), max_step_outputs - len(decoding)
     dummies, bridging = table.bridge(decoding, room - bool(prefilling))
     room -= len(dummies)
     width = len(decoding) + len(dummies)
     if prefilling and decoding and target_itl_s:
         prompts = [(one.num_computed, one.num_to_prefill) for one in prefilling]
         room = prefill_share(costs, target_itl_s, width, prompts, room)
+        if any(one.num_to_score for one in prefilling):
+            outputs = min(outputs, score_share(costs, target_itl_s, width, outputs))
     pads: list[int] = []
     if not prefilling and (num_pads := costs.curve.num_pads(width)) and num_pads <= room:
         pads = table.pads(num_pads, [*decoding, *dummies])
-    chunks = _share_rows(prefilling, room, bridging, with_last=not decoding)
+    chunks = _share_rows(prefilling, room, outputs, bridging, with_last=not decoding)
     return _build(running, chunks, _located(table, dummies), _located(table, pads))
+
+
+def score_share(costs: CostModel, target_itl_s: float, width: int, room: int) -> int:
+    """Rows of prompts to score beside `width` decode rows: each costs what a decode row costs.
+
+    At most `room`, and MIN_CHUNK_TOKENS at least where there is that room.
+    """
+    limit_s = max(target_itl_s - costs.pass_s(width), MIN_PROMPT_SHARE * costs.pass_s(width))
+    num_rows = room
+    while num_rows > MIN_CHUNK_TOKENS and (
+        costs.pass_s(width + num_rows) - costs.pass_s(width) > limit_s
+    ):
+        num_rows -= 1
+    return num_rows
 
 
 def _located(table: SlotTable, dummies: list[int]) -> list[tuple[int, int]]:
@@ -88,24 +111,43 @@ def _located(table: SlotTable, dummies: list[int]) -> list[tuple[int, int]]:
 
 
 def _share_rows(
-    prefilling: list[Sequence], room: int, bridging: list[int], *, with_last: bool
+    prefilling: list[Sequence], room: int, outputs: int, bridging: list[int], *, with_last: bool
 ) -> dict[int, int]:
     """Rows per slot: one for each bridge, the rest first come first served, the oldest first.
 
     The last id of a prompt is a decode row of the next step; where nobody decodes (with_last), it
-    ends the chunk instead, which saves a pass.
+    ends the chunk instead, which saves a pass. `outputs` limits what is sampled or scored.
     """
+    if outputs <= len(bridging):  # any bridge may be scored, and one output is for the oldest
+        bridging = []
     chunks = dict.fromkeys(bridging, 1)
     room -= len(chunks)
+    outputs -= len(chunks)
     for sequence in prefilling:
         if room <= 0:
             break
         assert sequence.slot is not None
         num_given = chunks.get(sequence.slot, 0)
-        num_more = min(sequence.num_to_prefill + with_last - num_given, room)
-        chunks[sequence.slot] = num_given + num_more
-        room -= num_more
+        num_rows = _num_fitting(sequence, num_given + room, num_given + outputs, with_last)
+        chunks[sequence.slot] = num_rows
+        room -= num_rows - num_given
+        outputs -= _num_outputs(sequence, num_rows) - num_given
     return chunks
+
+
+def _num_fitting(sequence: Sequence, room: int, outputs: int, with_last: bool) -> int:
+    """Rows of its prompt that a step with this room can take."""
+    is_sampled = with_last and sequence.max_new_tokens > 0
+    num_rows = max(0, min(sequence.num_to_prefill + is_sampled, room))
+    scored = sequence.positions_to_score(num_rows)
+    if len(scored) > outputs:
+        return scored.start + outputs - sequence.num_computed
+    return num_rows - (_num_outputs(sequence, num_rows) > outputs)
+
+
+def _num_outputs(sequence: Sequence, num_rows: int) -> int:
+    """Of its next rows, those that are scored, and the one that is sampled."""
+    return len(sequence.positions_to_score(num_rows)) + (num_rows > sequence.num_to_prefill)
 
 
 def _build(
@@ -141,10 +183,26 @@ def _build(
     num_prefill = len(slots) - num_decode
     dummies = [*bridges, *pads]
     outputs = [0] * len(bridges) + [UNREAD] * len(pads)
-    plan = _columns(slots, positions, token_ids, samples, dummies, outputs)
+    targets = _targets(segments, len(slots)) if parts else None
+    plan = _columns(slots, positions, token_ids, samples, dummies, outputs, targets)
     shape = StepShape(len(segments) - len(parts) + len(dummies), tuple(parts))
     dummy_slots = [slot for slot, _ in dummies]
     return Batch(plan, segments, dummy_slots, num_decode, num_prefill, shape)
+
+
+def _targets(segments: list[tuple[Sequence, int]], num_rows: int) -> Int32s | None:
+    """The column of ids to score; None where none is."""
+    targets: Int32s | None = None
+    start = 0
+    for sequence, count in segments:
+        if sequence.num_to_score and (scored := sequence.positions_to_score(count)):
+            if targets is None:
+                targets = np.full(num_rows, NO_TARGET, np.int32)
+            first = start + scored.start - sequence.num_computed
+            next_ids = sequence.prompt_ids[scored.start + 1 : scored.stop + 1]
+            targets[first : first + len(scored)] = next_ids
+        start += count
+    return targets
 
 
 def _columns(
@@ -154,6 +212,7 @@ def _columns(
     samples: list[int],
     dummies: list[tuple[int, int]],
     outputs: list[int],  # the samples of the dummies
+    targets: Int32s | None,
 ) -> Plan:
     if not dummies:
         return Plan(
@@ -161,6 +220,7 @@ def _columns(
             np.array(positions, np.int32),
             np.array(token_ids, np.int32),
             np.array(samples, np.int8),
+            targets,
         )
     # A dummy is token 0 after the cells of a slot that has no row of its own, which is taken back.
     zeros = [0] * len(dummies)
@@ -168,5 +228,8 @@ def _columns(
     positions += [position for _, position in dummies]
     columns = np.array([slots, positions, token_ids + zeros, samples + outputs], np.int32)
     # take, and not an index, which would leave the rows strided: the runner reads plain arrays.
-    columns = columns.take(np.argsort(columns[0], kind="stable"), axis=1)
-    return Plan(columns[0], columns[1], columns[2], columns[3].astype(np.int8))
+    order = np.argsort(columns[0], kind="stable")
+    columns = columns.take(order, axis=1)
+    if targets is not None:
+        targets = np.append(targets, np.full(len(dummies), NO_TARGET, np.int32)).take(order)
+    return Plan(columns[0], columns[1], columns[2], columns[3].astype(np.int8), targets)

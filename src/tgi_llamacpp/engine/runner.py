@@ -21,6 +21,7 @@ Float32s = npt.NDArray[np.float32]
 
 UNREAD = -1  # in Plan.samples: logits are computed and nobody reads them
 NO_TOKEN = -1  # in StepResult.token_ids: the row had no finite logit, so its sequence must fail
+NO_TARGET = -1  # in Plan.targets: the row is not scored
 
 
 class StepStatus(enum.IntEnum):
@@ -39,6 +40,7 @@ class RunnerLimits:
     max_slot_tokens: int  # positions that one slot can hold
     max_pool_tokens: int  # cells of all slots together
     max_step_tokens: int  # rows of one plan
+    max_step_outputs: int  # of them sampled or scored; at least num_slots
     num_vocab: int
     is_unified: bool  # one pool of cells; else each slot has max_slot_tokens of its own
     can_trim: bool  # trim() to a position > 0 works, and copy() of a part (not for recurrent ones)
@@ -58,13 +60,28 @@ class Plan:
     """The rows of one step, as columns of equal length, grouped by slot, positions ascending.
 
     samples[i] is 1 for the rows whose logits are sampled: at most one a slot, its last. It is
-    UNREAD for a dummy row that fills up a group of rows in the output matrix too.
+    UNREAD for a dummy row that fills up a group of rows in the output matrix too. targets[i] is the
+    id whose log-probability is wanted after row i, which is not sampled then, or NO_TARGET; None
+    where no row is scored.
     """
 
     slots: Int32s
     positions: Int32s
     token_ids: Int32s
     samples: npt.NDArray[np.int8]
+    targets: Int32s | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Scores:
+    """One entry per scored row, in the order of the plan: log-probabilities as StepResult has them.
+
+    logprobs is NaN where the row had no finite logit.
+    """
+
+    logprobs: Float32s  # [n]
+    top_ids: Int32s  # [n, max_top]
+    top_logprobs: Float32s  # [n, max_top]
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +99,7 @@ class StepResult:
     top_ids: Int32s  # [n, max_top]
     top_logprobs: Float32s  # [n, max_top]
     sampling_s: float = 0.0  # of the step, after its logits were there
+    scores: Scores | None = None  # where the plan had targets
 
 
 class Runner(Protocol):
@@ -99,7 +117,7 @@ class Runner(Protocol):
         """
 
     def step(self, plan: Plan) -> StepResult:
-        """Decode every row, sample the marked ones, and count each sampled id for its penalties.
+        """Decode every row, sample or score the marked ones, and count what was sampled.
 
         A row must sit at position num_cells(slot): no gaps, no overlaps.
         Raises RunnerError on a malformed plan or a dead backend.

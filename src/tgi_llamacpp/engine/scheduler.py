@@ -18,12 +18,13 @@ from tgi_llamacpp.engine.cost_model import CostModel, WidthCurve
 from tgi_llamacpp.engine.limits import EngineLimits, check_ids, check_submit
 from tgi_llamacpp.engine.placement import Placement
 from tgi_llamacpp.engine.planner import Batch, plan_step
+from tgi_llamacpp.engine.prompt_scores import PromptScores
 from tgi_llamacpp.engine.runner import NO_TOKEN, Runner, StepResult, StepStatus
 from tgi_llamacpp.engine.sequence import Sequence
 from tgi_llamacpp.engine.stats import Counters
 from tgi_llamacpp.engine.step_times import Admissions
 from tgi_llamacpp.errors import RunnerError
-from tgi_llamacpp.messages import Finish, StepOut, Submit
+from tgi_llamacpp.messages import Finish, PromptLogprobs, StepOut, Submit
 
 log = logging.getLogger(__name__)
 
@@ -58,6 +59,7 @@ class Scheduler:
         # To be told
         self._admitted: list[int] = []
         self._failures: list[tuple[int, str]] = []
+        self._scores = PromptScores(epoch)
 
     @property
     def num_running(self) -> int:
@@ -102,6 +104,8 @@ class Scheduler:
             num_arrival=self._num_arrivals,
             submitted_s=time.monotonic(),
             scope=submit.scope,
+            wants_prompt_logprobs=submit.prompt_logprobs,
+            num_scored=submit.num_scored,
         )
 
     def abort(self, seq_ids: list[int]) -> None:
@@ -115,6 +119,10 @@ class Scheduler:
         failures, self._failures = self._failures, []
         return failures
 
+    def take_prompt_logprobs(self) -> list[PromptLogprobs]:
+        """What the last turn gave of them. To be told before the turn's StepOut."""
+        return self._scores.take()
+
     def schedule(self, *, may_admit: bool = True) -> Batch | None:
         """Admit what fits, keep the slots dense, and plan the next step; None if nothing runs."""
         if may_admit and self._waiting:
@@ -124,14 +132,19 @@ class Scheduler:
             self.admissions.add(num_admitted, num_running, time.perf_counter() - started_s)
         self._placement.arrange()
         return plan_step(
-            self._slots, self.limits.max_step_tokens, self.costs, self.limits.target_itl_s
+            self._slots,
+            self.limits.max_step_tokens,
+            self._runner.limits.max_step_outputs,
+            self.costs,
+            self.limits.target_itl_s,
         )
 
     def learn(self, batch: Batch, step_s: float) -> None:
         """Take in how long a step took that was done."""
         error_s = step_s - self.costs.predict_s(batch.shape)
         self.counters.add_time(batch, step_s, error_s, self.limits.target_itl_s)
-        self.costs.learn(batch.shape, step_s)
+        if batch.plan.targets is None:  # the costs know no prompt tokens that are scored
+            self.costs.learn(batch.shape, step_s)
 
     def _admit(self) -> None:
         while self._waiting and not self._is_held:
@@ -139,7 +152,10 @@ class Scheduler:
             if not self._fits(head):
                 return
             del self._waiting[head.seq_id]
-            self._start(head)
+            if head.is_over:
+                self._scores.end(head)
+            else:
+                self._start(head)
 
     def _fits(self, sequence: Sequence) -> bool:
         return (
@@ -178,8 +194,11 @@ class Scheduler:
         if result.status is StepStatus.ABORTED:
             self._resync(batch)
             return None
+        scored_out = self._scores.add(batch, result.scores) if result.scores else []
         for sequence, num_rows in batch.segments:
             sequence.num_computed += num_rows
+        for sequence in scored_out:
+            self._finish(sequence, Finish.LENGTH)
         self.counters.add_step(batch)
         if NO_TOKEN in result.token_ids:
             result = self._fail_unsampled(result)
@@ -291,14 +310,14 @@ class Scheduler:
         self._waiting = OrderedDict((one.seq_id, one) for one in by_age)
 
     def _resync(self, batch: Batch) -> None:
-        """A step was cut short: believe the cells that are there, and sample nothing."""
+        """A step was cut short: believe the cells that are there; sample and score nothing."""
         for sequence, _ in batch.segments:
             assert sequence.slot is not None
-            last = sequence.num_tokens - 1
-            sequence.num_computed = min(self._runner.num_cells(sequence.slot), last)
-            # The last id has to be computed again for its logits.
-            is_past = self._runner.num_cells(sequence.slot) > last
-            if is_past and not self._runner.trim(sequence.slot, last):
+            # Logits are gone with the step: what they are wanted of has to be computed again.
+            keep = sequence.num_scored if sequence.num_to_score else sequence.num_tokens - 1
+            sequence.num_computed = min(self._runner.num_cells(sequence.slot), keep)
+            is_past = self._runner.num_cells(sequence.slot) > keep
+            if is_past and not self._runner.trim(sequence.slot, keep):
                 self._preempt(sequence)
 
     def check_integrity(self) -> None:

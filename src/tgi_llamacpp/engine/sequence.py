@@ -40,6 +40,8 @@ class Sequence:
     num_arrival: int
     submitted_s: float
     scope: int = 0  # prefixes are shared within it alone
+    wants_prompt_logprobs: bool = False  # so its prompt is computed here, whoever had it before
+    num_scored: int = 0  # log-probabilities reported: of the prompt ids [1, 1 + num_scored)
 
     slot: int | None = None
     num_computed: int = 0
@@ -68,8 +70,27 @@ class Sequence:
 
     @property
     def num_remaining(self) -> int:
-        """Tokens it may still produce; at least one while it lives."""
+        """Tokens it may still produce; at least one while it lives, if it may produce any."""
         return self.max_new_tokens - len(self.generated_ids)
+
+    @property
+    def num_to_score(self) -> int:
+        """Prompt ids whose log-probabilities are wanted and not reported yet."""
+        if not self.wants_prompt_logprobs:
+            return 0
+        return len(self.prompt_ids) - 1 - self.num_scored
+
+    @property
+    def is_over(self) -> bool:
+        """It may produce nothing, and nothing of its prompt is wanted."""
+        return not self.max_new_tokens and not self.num_to_score
+
+    def positions_to_score(self, num_rows: int) -> range:
+        """Of its next num_rows rows, those with the log-probability of the id that follows."""
+        if not self.wants_prompt_logprobs:
+            return range(0)
+        start = max(self.num_computed, self.num_scored)
+        return range(start, min(self.num_computed + num_rows, len(self.prompt_ids) - 1))
 
     def ids(self, start: int, stop: int) -> list[int]:
         """Ids [start, stop) of prompt + output."""

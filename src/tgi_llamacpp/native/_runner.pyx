@@ -8,22 +8,29 @@ all without the GIL. engine/runner.py is the contract.
 
 import numpy as np
 
+cimport cython
 from cpython.mem cimport PyMem_Calloc, PyMem_Free, PyMem_Malloc
 from libc.stdint cimport int8_t, int32_t, int64_t
 
-from tgi_llamacpp.config import MAX_TOP_TOKENS
-from tgi_llamacpp.engine.runner import NO_TOKEN, RunnerLimits, StepResult, StepStatus, pooled_slots
+from tgi_llamacpp.config import MAX_TOP_TOKENS, MIN_STEP_OUTPUTS
+from tgi_llamacpp.engine.runner import (
+    NO_TARGET, NO_TOKEN, RunnerLimits, StepResult, StepStatus, pooled_slots,
+)
 from tgi_llamacpp.errors import RunnerError, StartupError
 from tgi_llamacpp.native cimport llama as ll
 from tgi_llamacpp.native cimport sampler as smp
+from tgi_llamacpp.native._ggml cimport ThreadPools, ggml_type_of
 from tgi_llamacpp.native._model cimport Model
 from tgi_llamacpp.native._sampler cimport reset_sampler
+from tgi_llamacpp.native._score cimport ScoredRows
 
 from tgi_llamacpp.native._model import log_lines
 
 cdef int32_t _NO_TOKEN = NO_TOKEN
+cdef int32_t _NO_TARGET = NO_TARGET
 
 
+@cython.no_gc_clear  # weights and pools must outlive the context
 cdef class Runner:
     """One llama.cpp context: slots with their cells and samplers. See engine.runner.Runner.
 
@@ -35,13 +42,14 @@ cdef class Runner:
     cdef ll.llama_context* _ctx  # owned
     cdef ll.llama_memory_t _memory  # the context's
     cdef ll.llama_batch _batch  # owned; max_step_tokens rows
-    cdef ll.ggml_threadpool_t _pool  # owned, one-row graphs
-    cdef ll.ggml_threadpool_t _pool_batch  # owned unless it is _pool, all other graphs
+    cdef ThreadPools _pools  # attached to the context, so freed after it
     cdef smp.Sampler** _samplers  # owned, one a slot
+    cdef ScoredRows _scored
     cdef int32_t* _num_cells  # owned, one a slot
     cdef int8_t* _is_open  # owned, one a slot
     cdef int32_t _num_slots
     cdef int32_t _max_step_tokens
+    cdef int32_t _max_step_outputs
     cdef int32_t _max_slot_tokens
     cdef readonly object limits
     cdef object _slots, _token_ids, _logprobs, _top_ids, _top_logprobs  # result columns
@@ -49,8 +57,6 @@ cdef class Runner:
     def __cinit__(self):
         self._ctx = NULL
         self._batch.token = NULL
-        self._pool = NULL
-        self._pool_batch = NULL
         self._samplers = NULL
         self._num_cells = NULL
         self._is_open = NULL
@@ -60,7 +66,8 @@ cdef class Runner:
         self._parent = model
         try:
             self._open_context(config)
-            self._attach_threads(config.n_threads, config.n_threads_batch)
+            self._pools = ThreadPools(config.n_threads, config.n_threads_batch)
+            self._pools.attach(self._ctx)
             self._allocate_slots()
         except BaseException:
             self.close()
@@ -84,14 +91,15 @@ cdef class Runner:
         params.n_ctx = config.max_batch_total_tokens if is_unified else num_slots * _padded(max_slot_tokens)
         params.n_seq_max = num_slots
         params.n_ubatch = config.max_physical_batch_total_tokens
-        params.n_outputs_max = max(num_slots, 64)
+        self._max_step_outputs = max(num_slots, MIN_STEP_OUTPUTS)
+        params.n_outputs_max = self._max_step_outputs  # more than these in a step, and it asserts
         params.n_threads = config.n_threads
         params.n_threads_batch = config.n_threads_batch
         params.flash_attn_type = (
             ll.LLAMA_FLASH_ATTN_TYPE_AUTO if config.flash_attention else ll.LLAMA_FLASH_ATTN_TYPE_DISABLED
         )
-        params.type_k = _ggml_type(config.type_k)
-        params.type_v = _ggml_type(config.type_v)
+        params.type_k = ggml_type_of(config.type_k)
+        params.type_v = ggml_type_of(config.type_v)
         params.offload_kqv = config.offload_kqv
         params.kv_unified = is_unified
         params.swa_full = True  # else a dummy row or a later prefix evicts what a window still needs
@@ -114,16 +122,11 @@ cdef class Runner:
             max_slot_tokens=self._max_slot_tokens,
             max_pool_tokens=ll.llama_n_ctx(self._ctx),
             max_step_tokens=self._max_step_tokens,
+            max_step_outputs=self._max_step_outputs,
             num_vocab=self._parent.num_sampled_vocab,
             is_unified=is_unified,
             can_trim=can_trim,
         )
-
-    def _attach_threads(self, n_threads, n_threads_batch):
-        # Without a pool of ours ggml makes and ends one for every graph.
-        self._pool = _new_threadpool(n_threads)
-        self._pool_batch = self._pool if n_threads_batch == n_threads else _new_threadpool(n_threads_batch)
-        ll.llama_attach_threadpool(self._ctx, self._pool, self._pool_batch)
 
     def _allocate_slots(self):
         cdef int32_t slot
@@ -137,6 +140,7 @@ cdef class Runner:
             self._samplers[slot] = new smp.Sampler(self._parent.num_sampled_vocab)
             self._num_cells[slot] = 0
             self._is_open[slot] = 0
+        self._scored = ScoredRows(self._parent.num_sampled_vocab, self._max_step_outputs)
         self._slots = np.empty(self._num_slots, np.int32)
         self._token_ids = np.empty(self._num_slots, np.int32)
         self._logprobs = np.empty(self._num_slots, np.float32)
@@ -152,11 +156,13 @@ cdef class Runner:
         self._is_open[slot] = 1
 
     def step(self, plan):
-        """Decode and sample the plan. See engine.runner.Runner.step."""
+        """Decode, sample and score the plan. See engine.runner.Runner.step."""
         cdef const int32_t[::1] slots = plan.slots
         cdef const int32_t[::1] positions = plan.positions
         cdef const int32_t[::1] token_ids = plan.token_ids
         cdef const int8_t[::1] samples = plan.samples
+        cdef const int32_t[::1] targets = plan.targets
+        cdef const int32_t* targets_ptr = NULL
         cdef int32_t[::1] out_slots = self._slots
         cdef int32_t[::1] out_ids = self._token_ids
         cdef float[::1] out_logprobs = self._logprobs
@@ -170,8 +176,11 @@ cdef class Runner:
             raise RunnerError("the columns of the plan differ in length")
         if not 0 < num_rows <= self._max_step_tokens:
             raise RunnerError(f"a plan of {num_rows} rows; a step takes 1 to {self._max_step_tokens}")
+        if targets is not None:
+            self._check_targets(plan)
+            targets_ptr = &targets[0]
         with nogil:
-            bad_row = self._fill(slots, positions, token_ids, samples)
+            bad_row = self._fill(slots, positions, token_ids, samples, targets_ptr)
             if bad_row < 0:
                 status = ll.llama_decode(self._ctx, self._batch)
                 self._sync_cells(slots, positions, status)
@@ -191,6 +200,8 @@ cdef class Runner:
                         num_sampled += 1
                     if num_sampled:
                         sampling_us += ll.llama_time_us()
+                    if targets_ptr != NULL:
+                        sampling_us += self._score(slots, targets_ptr)
         if bad_row >= 0:
             raise RunnerError(self._describe_row(plan, bad_row))
         if status < 0:
@@ -198,13 +209,35 @@ cdef class Runner:
         return StepResult(
             StepStatus(status), self._slots[:num_sampled], self._token_ids[:num_sampled],
             self._logprobs[:num_sampled], self._top_ids[:num_sampled], self._top_logprobs[:num_sampled],
-            sampling_us / 1e6,
+            sampling_us / 1e6, self._scored.scores() if status == 0 and targets_ptr != NULL else None,
         )
 
+    def _check_targets(self, plan):
+        if len(plan.targets) != len(plan.slots):
+            raise RunnerError(f"a plan of {len(plan.slots)} rows has {len(plan.targets)} targets")
+        num_outputs = np.count_nonzero(plan.samples) + np.count_nonzero(plan.targets != NO_TARGET)
+        if num_outputs > self._max_step_outputs:
+            raise RunnerError(f"{num_outputs} rows are sampled or scored; a step takes {self._max_step_outputs}")
+
+    cdef int64_t _score(self, const int32_t[::1] slots, const int32_t* targets) noexcept nogil:
+        """Score the rows that have a target; the microseconds that it took."""
+        cdef int32_t row
+        cdef int64_t started_us
+        ll.llama_synchronize(self._ctx)
+        started_us = ll.llama_time_us()
+        self._scored.clear()
+        for row in range(<int32_t>slots.shape[0]):
+            if targets[row] != _NO_TARGET:
+                self._scored.add(
+                    ll.llama_get_logits_ith(self._ctx, row), targets[row], self._samplers[slots[row]].num_top()
+                )
+        return ll.llama_time_us() - started_us
+
     cdef int32_t _fill(self, const int32_t[::1] slots, const int32_t[::1] positions,
-                       const int32_t[::1] token_ids, const int8_t[::1] samples) noexcept nogil:
+                       const int32_t[::1] token_ids, const int8_t[::1] samples,
+                       const int32_t* targets) noexcept nogil:
         """Copy the plan to the batch; the first malformed row, or -1. A bad row would abort in ggml."""
-        cdef int32_t row, slot, expected, previous = -1, num_rows = <int32_t>slots.shape[0]
+        cdef int32_t row, slot, expected, target, previous = -1, num_rows = <int32_t>slots.shape[0]
         for row in range(num_rows):
             slot = slots[row]
             if slot < 0 or slot >= self._num_slots:
@@ -216,12 +249,17 @@ cdef class Runner:
                 return row
             if samples[row] > 0 and (not self._is_open[slot] or (row + 1 < num_rows and slots[row + 1] == slot)):
                 return row
+            target = targets[row] if targets != NULL else _NO_TARGET
+            if target != _NO_TARGET and (
+                target < 0 or target >= self._parent.num_vocab or samples[row] or not self._is_open[slot]
+            ):
+                return row
             previous = slot
             self._batch.token[row] = token_ids[row]
             self._batch.pos[row] = positions[row]
             self._batch.n_seq_id[row] = 1
             self._batch.seq_id[row][0] = slot
-            self._batch.logits[row] = samples[row] != 0  # UNREAD rows are outputs too
+            self._batch.logits[row] = samples[row] != 0 or target != _NO_TARGET  # UNREAD rows too
         self._batch.n_tokens = num_rows
         return -1
 
@@ -249,6 +287,7 @@ cdef class Runner:
         return (
             f"row {row} of the plan is malformed: slot {slot} ({cells} cells), position {plan.positions[row]}, "
             f"id {plan.token_ids[row]}, samples {plan.samples[row]}"
+            + ("" if plan.targets is None else f", target {plan.targets[row]}")
         )
 
     def move(self, int32_t src, int32_t dst):
@@ -352,47 +391,9 @@ cdef class Runner:
             ll.llama_detach_threadpool(self._ctx)
             ll.llama_free(self._ctx)
             self._ctx = NULL
-        if self._pool_batch != NULL and self._pool_batch != self._pool:
-            _free_threadpool(self._pool_batch)
-        self._pool_batch = NULL
-        if self._pool != NULL:
-            _free_threadpool(self._pool)
-            self._pool = NULL
+        if self._pools is not None:
+            self._pools.close()
 
 
 def _padded(num_tokens):
     return (num_tokens + 255) // 256 * 256  # llama.cpp pads a slot's cells to this
-
-
-cdef ll.ggml_type _ggml_type(str name) except *:
-    cdef int value
-    for value in range(ll.GGML_TYPE_COUNT):
-        if ll.ggml_type_name(<ll.ggml_type>value) != NULL:
-            if ll.ggml_type_name(<ll.ggml_type>value).decode() == name:
-                return <ll.ggml_type>value
-    raise StartupError(f"{name!r} is no type that ggml knows")
-
-
-ctypedef ll.ggml_threadpool_t (*_threadpool_new)(ll.ggml_threadpool_params* params) noexcept nogil
-ctypedef void (*_threadpool_free)(ll.ggml_threadpool_t pool) noexcept nogil
-
-
-cdef void* _cpu_function(const char* name) noexcept:
-    # The CPU backend may be a library that was loaded at run time, so it is asked by name.
-    return ll.ggml_backend_reg_get_proc_address(
-        ll.ggml_backend_dev_backend_reg(ll.ggml_backend_dev_by_type(ll.GGML_BACKEND_DEVICE_TYPE_CPU)), name
-    )
-
-
-cdef ll.ggml_threadpool_t _new_threadpool(int n_threads) except NULL:
-    cdef ll.ggml_threadpool_params params
-    cdef ll.ggml_threadpool_t pool
-    ll.ggml_threadpool_params_init(&params, n_threads)
-    pool = (<_threadpool_new>_cpu_function("ggml_threadpool_new"))(&params)
-    if pool == NULL:
-        raise StartupError(f"no threadpool of {n_threads} threads could be made")
-    return pool
-
-
-cdef void _free_threadpool(ll.ggml_threadpool_t pool) noexcept:
-    (<_threadpool_free>_cpu_function("ggml_threadpool_free"))(pool)
