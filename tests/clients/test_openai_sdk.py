@@ -8,6 +8,7 @@ import signal
 from collections.abc import Iterator
 from typing import Any
 
+import httpx
 import openai
 import pytest
 
@@ -110,6 +111,29 @@ class TestChat:
 
         assert drawn(7) == drawn(7) != drawn(8)
 
+    def test_a_biased_token_is_banned(self, client: openai.OpenAI, url: str) -> None:
+        first = ANSWER[0]
+        spans = httpx.post(f"{url}/tokenize", json={"inputs": first}).json()
+        answer = client.chat.completions.create(
+            messages=FRANCE, logit_bias={str(span["id"]): -100 for span in spans}, **GREEDY
+        )
+        assert not (answer.choices[0].message.content or "").startswith(first)
+
+    def test_samplers_of_llama_cpp_are_extra_fields(self, client: openai.OpenAI) -> None:
+        extra = {"min_p": 1, "top_k": 0, "repeat_penalty": 1.0, "dry_multiplier": 0.5}
+        answer = client.chat.completions.create(
+            model="tgi", messages=FRANCE, temperature=1.5, seed=1, extra_body=extra
+        )
+        assert answer.choices[0].message.content == ANSWER
+
+    def test_usage_tells_what_was_cached(self, client: openai.OpenAI) -> None:
+        for _ in range(2):
+            answer = client.chat.completions.create(messages=FRANCE, **GREEDY)
+            assert answer.usage is not None
+            details = answer.usage.prompt_tokens_details
+            assert details is not None
+        assert 0 < (details.cached_tokens or 0) < answer.usage.prompt_tokens
+
     def test_fields_of_openais_own_platform_do_no_harm(self, client: openai.OpenAI) -> None:
         answer = client.chat.completions.create(
             messages=FRANCE,
@@ -187,6 +211,20 @@ class TestChatStream:
 
 
 class TestCompletions:
+    def test_best_of_answers_with_n_and_counts_all(self, client: openai.OpenAI) -> None:
+        answer = client.completions.create(
+            model="tgi", prompt=PROMPT, n=2, best_of=3, max_tokens=3, seed=1
+        )
+        assert len(answer.choices) == 2
+        assert answer.usage is not None
+        assert answer.usage.completion_tokens > 6
+
+    def test_a_wrong_type_is_blamed_on_its_field(self, client: openai.OpenAI) -> None:
+        bad: Any = "many"
+        with pytest.raises(openai.UnprocessableEntityError) as caught:
+            client.completions.create(model="tgi", prompt=PROMPT, max_tokens=bad)
+        assert caught.value.param == "max_tokens"
+
     def test_a_prompt_is_gone_on_with(self, client: openai.OpenAI) -> None:
         answer = client.completions.create(prompt=PROMPT, **GREEDY)
         assert answer.choices[0].text == " Paris."
