@@ -20,12 +20,12 @@ MAY_IMPORT = {
         "httptools", "huggingface_hub", "jinja2", "msgspec", "numpy", "starlette", "tokenizers",
         "transformers", "uvicorn", "uvloop",
         f"{OURS}.config", f"{OURS}.derive", f"{OURS}.errors", f"{OURS}.flags", f"{OURS}.histogram",
-        f"{OURS}.logs", f"{OURS}.machine", f"{OURS}.messages",
+        f"{OURS}.logs", f"{OURS}.machine", f"{OURS}.messages", f"{OURS}.step_page",
     },
     "engine": {
         "msgspec", "numpy",
         f"{OURS}.config", f"{OURS}.errors", f"{OURS}.histogram", f"{OURS}.logs",
-        f"{OURS}.messages", f"{OURS}.native",
+        f"{OURS}.messages", f"{OURS}.native", f"{OURS}.step_page",
     },
     "native": {
         "numpy", f"{OURS}.config", f"{OURS}.engine.runner", f"{OURS}.errors", f"{OURS}.messages",

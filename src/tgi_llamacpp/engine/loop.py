@@ -16,6 +16,7 @@ from tgi_llamacpp.engine.stats import Summary
 from tgi_llamacpp.engine.step_times import StepTimes
 from tgi_llamacpp.engine.transport import Channel
 from tgi_llamacpp.messages import Abort, FrameError, FromRouter, SequenceFailed, Stats, Submit
+from tgi_llamacpp.step_page import StepPage
 
 STATS_INTERVAL_S = 0.25
 
@@ -25,11 +26,19 @@ log = logging.getLogger(__name__)
 class EngineLoop:
     """Runs until the router is gone (RouterGoneError) or something is beyond repair."""
 
-    def __init__(self, scheduler: Scheduler, runner: Runner, channel: Channel, epoch: int) -> None:
+    def __init__(
+        self,
+        scheduler: Scheduler,
+        runner: Runner,
+        channel: Channel,
+        epoch: int,
+        page: StepPage | None = None,
+    ) -> None:
         self._scheduler = scheduler
         self._runner = runner
         self._channel = channel
         self._epoch = epoch
+        self._page = page or StepPage()
         self._summary = Summary(scheduler.counters)
         self._times = StepTimes()
         self._stats_at_s = 0.0
@@ -70,7 +79,9 @@ class EngineLoop:
 
     def _dispatch(self, message: FromRouter) -> None:
         if isinstance(message, Submit):
+            self._page.begin((message.seq_id, 0), 0)
             self._scheduler.submit(message)
+            self._page.end(self._scheduler.counters.num_steps)
         elif isinstance(message, Abort):
             self._scheduler.abort(message.seq_ids)
         else:
@@ -82,6 +93,7 @@ class EngineLoop:
             self._send_prompt_logprobs()
             return
         self._is_idle = False
+        self._page.begin(_whereabouts(batch), len(batch.plan.slots))
         started_s = time.perf_counter()
         result = self._runner.step(batch.plan)
         stepped_s = time.perf_counter()
@@ -92,6 +104,8 @@ class EngineLoop:
         self._send_prompt_logprobs()
         if out is not None:
             self._channel.send(out)
+        # After the send: a sequence that is blamed for a crash must not have got its token.
+        self._page.end(self._scheduler.counters.num_steps)
         delivery_s = time.perf_counter() - stepped_s
         self._times.add(batch, result, stepped_s - started_s, delivery_s)
         if log.isEnabledFor(logging.DEBUG):
@@ -136,6 +150,14 @@ class EngineLoop:
                 num_late_steps=counters.num_late_steps,
             )
         )
+
+
+def _whereabouts(batch: Batch) -> list[int]:
+    """Sequence id and first position of each, as the page takes them."""
+    words: list[int] = []
+    for sequence, _ in batch.segments:
+        words += (sequence.seq_id, sequence.num_computed)
+    return words
 
 
 def _log_step(batch: Batch, status: str) -> None:

@@ -35,6 +35,7 @@ from tgi_llamacpp.messages import (
     Ready,
     Start,
 )
+from tgi_llamacpp.step_page import StepPage
 
 _LAST_WORDS_S = 1.0  # that a Failed frame may take to be read
 
@@ -45,16 +46,19 @@ def main(argv: Sequence[str], load: Load) -> int:
     """Run the engine on the inherited socket; the result is the exit code."""
     parser = argparse.ArgumentParser(prog="tgi_llamacpp.engine", description=__doc__)
     parser.add_argument("--fd", type=int, required=True, help="the socket to the router")
+    parser.add_argument("--page-fd", type=int, help="the page that tells it what runs")
     arguments = parser.parse_args(argv)
     # The terminal's signals are for the router, which ends us by closing the socket.
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     faulthandler.enable()
+    faulthandler.register(signal.SIGUSR1)  # the router asks a stuck engine where it is
     logs.setup("engine", "info", json_output=False)  # until Start says how
     with socket.socket(fileno=arguments.fd) as sock:
         watch = RouterWatch(sock.fileno())
         watch.start()
-        return serve(sock, load, _set_up_logs, lambda: watch.is_gone)
+        page = StepPage(arguments.page_fd)
+        return serve(sock, load, _set_up_logs, lambda: watch.is_gone, page)
 
 
 def _set_up_logs(config: EngineConfig) -> None:
@@ -66,9 +70,11 @@ def serve(
     load: Load,
     set_up_logs: Callable[[EngineConfig], None],
     is_router_gone: Callable[[], bool],
+    page: StepPage | None = None,
 ) -> int:
     """The protocol from Start to the end; the exit code. Touches nothing else of the process."""
     channel = Channel(sock)
+    page = page or StepPage()
     epoch = 0
     with contextlib.ExitStack() as resources:
         try:
@@ -76,7 +82,7 @@ def serve(
             epoch = start.epoch
             set_up_logs(start.config)
             model, runner = _load(channel, start, load, is_router_gone, resources)
-            _run(channel, start, model, runner)
+            _run(channel, start, model, runner, page)
         except RouterGoneError:
             return 0
         except Exception as error:
@@ -108,7 +114,7 @@ def _load(
     return model, runner
 
 
-def _run(channel: Channel, start: Start, model: Model, runner: Runner) -> None:
+def _run(channel: Channel, start: Start, model: Model, runner: Runner, page: StepPage) -> None:
     limits, notes = resolve_limits(start.config, model, runner.limits)
     log.info(
         "%d sequences at once, of up to %d tokens each and %d together, in %s KV",
@@ -123,7 +129,7 @@ def _run(channel: Channel, start: Start, model: Model, runner: Runner) -> None:
     scheduler = Scheduler(runner, limits, start.epoch, curve)
     channel.send(_ready(start.epoch, model, limits, notes))
     gc.freeze()  # what is here stays: leave it out of every later collection
-    EngineLoop(scheduler, runner, channel, start.epoch).run()
+    EngineLoop(scheduler, runner, channel, start.epoch, page).run()
 
 
 def _progress(channel: Channel, is_router_gone: Callable[[], bool]) -> OnProgress:
