@@ -12,6 +12,7 @@ import contextlib
 import faulthandler
 import gc
 import logging
+import os
 import signal
 import socket
 import time
@@ -19,6 +20,7 @@ from collections.abc import Callable, Sequence
 
 from tgi_llamacpp import __version__, logs
 from tgi_llamacpp.config import EngineConfig
+from tgi_llamacpp.engine import faults
 from tgi_llamacpp.engine.limits import EngineLimits, resolve_limits
 from tgi_llamacpp.engine.loop import EngineLoop
 from tgi_llamacpp.engine.model import Load, Model, OnProgress
@@ -111,7 +113,7 @@ def _load(
         model.device,
         time.monotonic() - started_s,
     )
-    return model, runner
+    return model, faults.with_fault(runner, os.environ.get(faults.VARIABLE))
 
 
 def _run(channel: Channel, start: Start, model: Model, runner: Runner, page: StepPage) -> None:
