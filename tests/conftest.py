@@ -123,6 +123,7 @@ class RunningServer:
         engine_task = asyncio.ensure_future(self.engine.run())
         self.client = EngineClient()
         await self.client.start(near, ENGINE_CONFIG)
+        give_up = asyncio.ensure_future(self._give_up())
         self.app = build_app(self.config, self.client, self._text, **self._extra)
         listener = socket.create_server(("127.0.0.1", 0))
         self.port = listener.getsockname()[1]
@@ -142,8 +143,15 @@ class RunningServer:
         with contextlib.suppress(asyncio.CancelledError):
             await self._server.serve(sockets=[listener])
         listener.close()
+        give_up.cancel()
         await self.client.close()
         await engine_task
+
+    async def _give_up(self) -> None:
+        """Here no engine comes after the first: what is open ends as when a server stops."""
+        await self.client.wait_closed()
+        await self.client.close()
+        self.client.give_up("the engine is gone")
 
 
 MakeServer = Callable[..., RunningServer]

@@ -295,20 +295,17 @@ class TestStop:
 
 
 class TestEngineDeath:
-    def test_it_is_reported_and_every_request_gets_an_error(self) -> None:
+    def test_it_is_reported_and_the_stream_goes_on_in_the_next_engine(self) -> None:
         with ServerProcess("demo") as process, httpx.Client(timeout=PATIENCE_S) as client:
             path = process.url + "/v1/completions"
             with client.stream("POST", path, json=endless()) as answer:
                 events = answer.iter_lines()
                 assert next(events).startswith("data:")
                 os.kill(process.engine_pid, signal.SIGKILL)
-                *_, error, done = [line for line in events if line]
-            assert "error" in json.loads(error.removeprefix("data:"))
+                *_, finish, done = [line for line in events if line]
+            assert json.loads(finish.removeprefix("data:"))["usage"]["completion_tokens"] == 1500
             assert done == "data: [DONE]"
             process.wait_for("engine 1 is gone: killed by SIGKILL")
-            assert client.get(process.url + "/health").status_code == 503
-            refused = client.post(process.url + "/generate", json={"inputs": "a"})
-            assert refused.status_code == 503
-            assert refused.json()["error_type"] == "engine_unavailable"
+            assert client.get(process.url + "/health").status_code == 200
             assert process.stop() == 0
         assert "Traceback" not in process.text

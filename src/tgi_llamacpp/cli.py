@@ -1,7 +1,8 @@
 """The two programs: text-generation-router-llamacpp, and tgi-llamacpp with its subcommands.
 
 Owns exit codes and the one sentence on stderr that goes with each: 2 for a command line that cannot
-be understood, 1 for a server that cannot start, 0 for one that was asked to stop.
+be understood, 1 for a server that cannot start, 3 for one whose engine failed for good, 0 for one
+that was asked to stop.
 """
 
 from __future__ import annotations
@@ -14,10 +15,11 @@ from pathlib import Path
 
 from tgi_llamacpp import __version__, flags
 from tgi_llamacpp.config import ServerConfig
-from tgi_llamacpp.errors import StartupError, UsageError
+from tgi_llamacpp.errors import EngineFailedError, StartupError, UsageError
 
 EXIT_STARTUP = 1
 EXIT_USAGE = 2
+EXIT_ENGINE = 3
 
 DEMO_NAME = "tgi-llamacpp/demo"
 _DEMO_FOLDER = Path(__file__).parent / "demo"
@@ -83,10 +85,10 @@ def _run_server(config: ServerConfig, name: str, on_listening: Callable[[str], N
 
     try:
         server.run(config, name, on_listening)
-    except StartupError as error:
+    except (StartupError, EngineFailedError) as error:
         if config.json_output:  # whoever reads such a log parses every line of it
             logging.getLogger(__name__).error("%s", error)
-            sys.exit(EXIT_STARTUP)
+            sys.exit(EXIT_STARTUP if isinstance(error, StartupError) else EXIT_ENGINE)
         raise
 
 
@@ -107,6 +109,8 @@ def _exit_code(run: Callable[[], None]) -> int:
         return _fail(error, EXIT_USAGE)
     except StartupError as error:
         return _fail(error, EXIT_STARTUP)
+    except EngineFailedError as error:
+        return _fail(error, EXIT_ENGINE)
     except KeyboardInterrupt:  # asked to stop before there was anything to stop
         return 0
     return 0

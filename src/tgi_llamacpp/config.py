@@ -124,6 +124,8 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True):
     shutdown_timeout: CountOrZero = 90
     json_output: bool = False
     log_level: str = _default(EngineConfig, "log_level")
+    engine_watchdog_s: CountOrZero = 120
+    exit_on_engine_failure: bool = False
     compute_type: str | None = None
     tokenizer_config_path: str | None = None
     disable_grammar_support: bool = False

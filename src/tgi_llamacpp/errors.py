@@ -13,6 +13,7 @@ Raised anywhere, rendered in one place (router/app.py). The table:
 | IncompleteError    | incomplete_generation          | 500    | router/engine_client |
 | UnhealthyError     | healthcheck                    | 503    | router/tgi |
 | EngineUnavailable  | engine_unavailable             | 503    | router/engine_client |
+| EngineFailedError  | (one sentence, exit code 3)    | -      | router/server |
 | StartupError       | (one sentence, exit code 1)    | -      | cli, model loading |
 | UsageError         | (one sentence, exit code 2)    | -      | cli |
 
@@ -129,6 +130,10 @@ class EngineUnavailable(TgiError):
 
 class StartupError(Exception):
     """The server cannot start: one sentence for the terminal, exit code 1."""
+
+
+class EngineFailedError(Exception):
+    """No engine can be started any more, and the server was told to end then: exit code 3."""
 
 
 class UsageError(Exception):

@@ -75,6 +75,8 @@ FLAGS = (
     Flag("api_key", "Key that clients must send as a bearer token."),
     Flag("cors_allow_origin", "Origin that browsers may call from; may be repeated.", "any"),
     Flag("shutdown_timeout", "Seconds that running requests have to finish after SIGTERM."),
+    Flag("engine_watchdog_s", "Seconds until an engine that stands still is killed; 0: never."),
+    Flag("exit_on_engine_failure", "End with code 3 when no engine can be started any more."),
     Flag("json_output", "Log one JSON object a line."),
     Flag("log_level", "How much to log: error, warn, info, debug or off.", has_option=False),
     Flag("compute_type", "What x-compute-type says.", "cpu or gpu", has_option=False),

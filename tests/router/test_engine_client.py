@@ -205,7 +205,7 @@ def test_rows_of_aborted_sequences_and_of_older_engines_are_dropped() -> None:
     asyncio.run(main())
 
 
-def test_when_the_engine_dies_every_open_request_ends() -> None:
+def test_when_there_will_be_no_engine_every_request_is_told_why() -> None:
     async def main() -> None:
         async with _started(_three) as (engine, client):
             engine.is_auto = False
@@ -216,14 +216,28 @@ def test_when_the_engine_dies_every_open_request_ends() -> None:
             engine.step()
             engine.die()
             await client.wait_closed()
+            assert not client.is_healthy
+            assert client.num_open == 2
+            client.give_up("no use")
             for mailbox in mailboxes:
                 assert [row.token_id for row in await mailbox.take()] == [10]
-                with pytest.raises(IncompleteError, match="Incomplete generation"):
+                with pytest.raises(EngineUnavailable, match="no use"):
                     await mailbox.take()
-            assert not client.is_healthy
             assert client.num_open == 0
-            with pytest.raises(EngineUnavailable):
+            with pytest.raises(EngineUnavailable, match="no use"):
                 _submit(client, Mailbox())
+
+    asyncio.run(main())
+
+
+def test_what_is_open_when_the_client_is_closed_ends_incomplete() -> None:
+    async def main() -> None:
+        async with _started() as (_, client):
+            mailbox = Mailbox()
+            _submit(client, mailbox)
+            await client.close()
+            with pytest.raises(IncompleteError, match="Incomplete generation"):
+                await mailbox.take()
 
     asyncio.run(main())
 
@@ -245,11 +259,8 @@ def test_one_sequence_that_fails_leaves_the_others_alone() -> None:
 def test_garbage_from_the_engine_ends_the_link() -> None:
     async def main() -> None:
         async with _started() as (engine, client):
-            mailbox = Mailbox()
-            _submit(client, mailbox)
             engine._writer.write(b"\xff\xff\xff\xff")
-            with pytest.raises(IncompleteError):
-                await mailbox.take()
+            await client.wait_closed()
             assert not client.is_healthy
 
     asyncio.run(main())

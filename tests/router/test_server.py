@@ -34,7 +34,7 @@ def test_an_engine_and_a_template_that_fail_together_are_one_error(
         supervisor = SimpleNamespace(start=start, stop=stop)
         pool = SimpleNamespace(run=run, close=lambda: None)
         monkeypatch.setattr(server, "engine_config", lambda *arguments: None)
-        monkeypatch.setattr(server, "EngineSupervisor", lambda *arguments: supervisor)
+        monkeypatch.setattr(server, "EngineSupervisor", lambda *_, **options: supervisor)
         monkeypatch.setattr(server, "TokenizerPool", lambda *arguments: pool)
         monkeypatch.setattr(server, "_Signals", lambda: None)
         with pytest.raises(StartupError, match="did not load"):
@@ -47,7 +47,7 @@ def test_an_engine_and_a_template_that_fail_together_are_one_error(
 
 
 def _launch() -> Any:
-    config = SimpleNamespace(validation_workers=1, json_output=True)
+    config = SimpleNamespace(validation_workers=1, json_output=True, engine_watchdog_s=0)
     return SimpleNamespace(
         config=config,
         derived=None,

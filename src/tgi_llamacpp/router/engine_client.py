@@ -1,8 +1,9 @@
 """The engine as the router sees it: one socket, and a log of every open sequence.
 
 Owns the sequence ids, the epoch, the frames in both directions and the record (prompt ids,
-parameters, ids so far) from which a sequence can be submitted again. Knows no text and no HTTP.
-Called by router/generation.py for requests and by the supervisor for the engine's life.
+parameters, ids so far) from which a sequence is submitted again when its engine has died. Knows no
+text and no HTTP. Called by router/generation.py for requests and by the supervisor for the engine's
+life.
 """
 
 from __future__ import annotations
@@ -12,7 +13,6 @@ import itertools
 import logging
 import socket
 import time
-from array import array
 from collections.abc import Callable, Iterable
 
 from tgi_llamacpp import __version__
@@ -22,12 +22,14 @@ from tgi_llamacpp.errors import (
     GenerationError,
     IncompleteError,
     StartupError,
+    TgiError,
 )
 from tgi_llamacpp.messages import (
     PROTOCOL_VERSION,
     Abort,
     Failed,
     FromEngine,
+    FromRouter,
     Progress,
     Ready,
     SamplingParams,
@@ -35,78 +37,41 @@ from tgi_llamacpp.messages import (
     Start,
     Stats,
     StepOut,
-    Submit,
 )
 from tgi_llamacpp.router.engine_link import EngineLink
 from tgi_llamacpp.router.mailbox import Alternatives, Mailbox, Row
+from tgi_llamacpp.router.open_sequence import OpenSequence
+from tgi_llamacpp.router.recovery import Recovery
+from tgi_llamacpp.router.resubmission import Resubmission
+from tgi_llamacpp.step_page import StepEntry
 
 logger = logging.getLogger(__name__)
 
 
-class OpenSequence:
-    """One generation between Submit and its end, with all that is needed to submit it again."""
-
-    __slots__ = (
-        "admitted_s",
-        "choice",
-        "generated_ids",
-        "ignore_eog",
-        "mailbox",
-        "max_new_tokens",
-        "num_cached_tokens",
-        "params",
-        "prompt_ids",
-        "seq_id",
-    )
-
-    def __init__(
-        self,
-        seq_id: int,
-        mailbox: Mailbox,
-        choice: int,
-        prompt_ids: bytes,
-        max_new_tokens: int,
-        params: SamplingParams,
-        ignore_eog: bool,
-    ) -> None:
-        self.seq_id = seq_id
-        self.mailbox = mailbox
-        self.choice = choice
-        self.prompt_ids = prompt_ids
-        self.generated_ids = array("i")
-        self.max_new_tokens = max_new_tokens
-        self.params = params
-        self.ignore_eog = ignore_eog
-        self.admitted_s: float | None = None  # time.perf_counter() when it left the queue
-        self.num_cached_tokens = 0  # of the prompt, which the engine had computed before
-
-    def to_submit(self) -> Submit:
-        """The frame that starts this sequence, or resumes it where it stands."""
-        return Submit(
-            self.seq_id,
-            self.prompt_ids,
-            self.generated_ids.tobytes(),
-            self.max_new_tokens,
-            self.params,
-            self.ignore_eog,
-        )
-
-
 class EngineClient:
-    """One engine process as the router sees it. Every method runs on the event loop's thread."""
+    """One engine process as the router sees it. Every method runs on the event loop's thread.
+
+    Open sequences outlive an engine: without one, submit queues. Whoever starts the engine starts
+    another when it ends, or calls `give_up`.
+    """
 
     def __init__(self) -> None:
         self.epoch = 0  # of the engine now running; the first start makes it 1
-        self.ready: Ready | None = None
+        self.ready: Ready | None = None  # what the last engine said that served
         self.stats: Stats | None = None
+        self.recovery = Recovery()
+        self.is_stalled = False  # there is work and no step: the supervisor's finding
         self._open: dict[int, OpenSequence] = {}
         self._next_seq_id = itertools.count(1)
         self._link: EngineLink | None = None
+        self._is_serving = False
+        self._end_reason: str | None = None  # why there will be no engine any more
+        self._resubmission = Resubmission(self._open, self._next_seq_id, self._send)
 
     @property
     def is_healthy(self) -> bool:
-        """An engine has said Ready and its socket is open."""
-        return self._link is not None and not self._link.closed.done() and self.ready is not None
+        """An engine has said Ready, its socket is open, and it moves when there is work."""
+        return self._is_serving and not self.is_stalled
 
     @property
     def num_open(self) -> int:
@@ -118,15 +83,21 @@ class EngineClient:
         sock: socket.socket,
         config: EngineConfig,
         on_progress: Callable[[float], None] | None = None,
+        check: Callable[[Ready], None] = lambda ready: None,
+        *,
+        is_doubted: bool = False,
     ) -> Ready:
         """Hand the engine its configuration and wait until it serves. Takes `sock` over.
 
+        What is open goes to it, as soon as `check` has found nothing wrong with it and, where it
+        is doubted, it has done a step.
+
         Raises:
-            StartupError: the engine failed, closed its end, or speaks another version.
+            StartupError: the engine failed, closed its end, or is of another version; or `check`'s.
         """
-        assert not self.is_healthy
+        assert not self._is_serving
         self.epoch += 1
-        self.ready = None
+        self.recovery.num_restarts += self.epoch > 1
         loop = asyncio.get_running_loop()
         link = EngineLink(self._on_message, self._on_lost, on_progress)
         sock.setblocking(False)
@@ -134,15 +105,23 @@ class EngineClient:
         self._link = link
         link.send(Start(self.epoch, config))
         try:
-            self.ready = _checked(await link.started)
+            ready = _checked(await link.started)
+            check(ready)
             self.stats = Stats.of_nothing(self.epoch)
         except BaseException:
-            await self.close()
+            await self.disconnect()
             raise
-        return self.ready
+        self.ready = ready
+        self._resume(is_doubted)
+        return ready
 
     async def close(self) -> None:
-        """Close the socket; the engine sees end-of-file and exits. Idempotent."""
+        """Disconnect, and end what is open. Idempotent."""
+        await self.disconnect()
+        self._end_all(IncompleteError())
+
+    async def disconnect(self) -> None:
+        """Close the socket, so that the engine exits; what is open waits. Idempotent."""
         if self._link is not None:
             self._link.close()
             await self.wait_closed()
@@ -164,16 +143,19 @@ class EngineClient:
     ) -> OpenSequence:
         """Start one sequence; its rows arrive in `mailbox` under `choice`.
 
+        Without an engine it waits for the next one.
+
         Raises:
-            EngineUnavailable: there is no engine.
+            EngineUnavailable: there will be no other.
         """
-        if not self.is_healthy or self._link is None:
-            raise EngineUnavailable("The engine is not running; try again later")
+        if self._end_reason is not None:
+            raise EngineUnavailable(self._end_reason)
         sequence = OpenSequence(
             next(self._next_seq_id), mailbox, choice, prompt_ids, max_new_tokens, params, ignore_eog
         )
         self._open[sequence.seq_id] = sequence
-        self._link.send(sequence.to_submit())
+        if self._is_serving:
+            self._resubmission.add(sequence)
         return sequence
 
     def abort(self, sequences: Iterable[OpenSequence]) -> None:
@@ -181,6 +163,35 @@ class EngineClient:
         seq_ids = [s.seq_id for s in sequences if self._open.pop(s.seq_id, None) is not None]
         if seq_ids and self._link is not None:
             self._link.send(Abort(seq_ids))
+            self._resubmission.advance()
+
+    def give_up(self, reason: str) -> None:
+        """No other engine will come: end what is open, and refuse what comes. One sentence."""
+        self._end_reason = reason
+        self._end_all(EngineUnavailable(reason))
+
+    def _end_all(self, error: TgiError) -> None:
+        while self._open:
+            _, sequence = self._open.popitem()
+            sequence.mailbox.fail(error)
+
+    def _send(self, message: FromRouter) -> None:
+        if self._link is not None:
+            self._link.send(message)
+
+    def blame(self, entries: Iterable[StepEntry]) -> None:
+        """The engine died while it ran these; a sequence that it died of more than twice ends."""
+        self._resubmission.blame(entries)
+
+    def _resume(self, is_doubted: bool) -> None:
+        """A new engine serves: it gets what is open."""
+        assert self._link is not None
+        assert self.ready is not None
+        probe_id = (self.ready.bos_id or 0) if is_doubted else None
+        self._is_serving = not self._link.closed.done()
+        self.recovery.num_resubmitted += self._resubmission.resume(probe_id)
+        if not self._open and self.recovery.is_under_way:
+            self._tell_recovered()
 
     def _on_message(self, message: FromEngine) -> None:
         if isinstance(message, Progress) or message.epoch != self.epoch:
@@ -193,6 +204,7 @@ class EngineClient:
             sequence = self._open.pop(message.seq_id, None)
             if sequence is not None:
                 sequence.mailbox.fail(GenerationError(message.message))
+                self._resubmission.advance()
         elif isinstance(message, Failed):
             logger.error("the engine failed: %s", message.message)
 
@@ -201,7 +213,8 @@ class EngineClient:
         if step.admitted:
             now = time.perf_counter()
             for seq_id in memoryview(step.admitted).cast("q"):
-                if (sequence := sequences.get(seq_id)) is not None:
+                sequence = sequences.get(seq_id)
+                if sequence is not None and sequence.admitted_s is None:
                     sequence.admitted_s = now
         if step.cached_seq_ids:
             self._on_cached(step)
@@ -220,21 +233,28 @@ class EngineClient:
             tops = alternatives[row] if alternatives is not None else None
             sequence.mailbox.put(Row(sequence.choice, token_ids[row], logprobs[row], finish, tops))
 
+        if self.recovery.is_under_way:
+            self._tell_recovered()
+        self._resubmission.advance()
+
+    def _tell_recovered(self) -> None:
+        duration_s = self.recovery.finish()
+        logger.info("engine %d goes on, %.2f s after the one before", self.epoch, duration_s)
+
     def _on_cached(self, step: StepOut) -> None:
         counts = memoryview(step.cached_counts).cast("i")
         for seq_id, count in zip(memoryview(step.cached_seq_ids).cast("q"), counts, strict=True):
-            if (sequence := self._open.get(seq_id)) is not None:
+            sequence = self._open.get(seq_id)
+            if sequence is not None and not sequence.generated_ids:  # else an engine died between
                 sequence.num_cached_tokens = count
 
     def _on_lost(self) -> None:
-        """The engine is gone: every open request ends now."""
-        lost, self._open = self._open, {}
+        """The engine is gone; what is open waits for the next."""
         if self.stats is not None:
             self.stats = self.stats.at_rest()
-        if lost:
-            logger.error("the engine is gone; num_open=%d sequences end incomplete", len(lost))
-        for sequence in lost.values():
-            sequence.mailbox.fail(IncompleteError())
+        if self._is_serving:
+            self._is_serving = False
+            self.recovery.begin()
 
 
 def _alternatives(step: StepOut) -> list[Alternatives] | None:

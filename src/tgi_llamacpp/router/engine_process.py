@@ -1,39 +1,51 @@
 """The engine as a child process: its start, its end, and what its exit status says.
 
-Owns the process and the socketpair; frames are EngineClient's affair. Called by server.py. To start
-an engine again is one more EngineProcess with the same client.
+Owns the process, the socketpair and the page that tells what it runs; frames are EngineClient's
+affair. Called by supervisor.py. To start an engine again is one more EngineProcess with the same
+client.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import os
 import signal
 import socket
 import subprocess
 import sys
+from collections.abc import Sequence
+
+from tgi_llamacpp.step_page import StepPage, create_page_file
 
 _EXIT_GRACE_S = 5.0  # an engine whose socket is closed ends itself within a second
+_DUMP_S = 0.5  # that a stuck engine has to write its stacks
 
 
 class EngineProcess:
     """One engine, from its start to its end.
 
     It has its own process group, so that a terminal's signals reach the router alone, and no
-    standard input. `sock` is the router's end: closing it ends the engine.
+    standard input. `sock` is the router's end: closing it ends the engine. `page` can be read until
+    `close`, also when the engine is gone.
+
+    arguments: what Python runs, `-m` and a module with its own arguments.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, arguments: Sequence[str] = ("-m", "tgi_llamacpp.engine")) -> None:
         self.sock, engine_end = socket.socketpair()
-        fd = engine_end.fileno()
+        fd, page_fd = engine_end.fileno(), create_page_file()
         try:
+            self.page = StepPage(page_fd)
             self._process = subprocess.Popen(
-                [sys.executable, "-P", "-m", "tgi_llamacpp.engine", "--fd", str(fd)],
+                [sys.executable, "-P", *arguments, f"--fd={fd}", f"--page-fd={page_fd}"],
                 stdin=subprocess.DEVNULL,
-                pass_fds=[fd],
+                pass_fds=[fd, page_fd],
                 process_group=0,
             )
         finally:
             engine_end.close()
+            os.close(page_fd)
 
     @property
     def pid(self) -> int:
@@ -55,11 +67,27 @@ class EngineProcess:
         """End it now. No error where it has ended."""
         self._process.kill()
 
-    async def stop(self) -> None:
-        """Wait for an engine whose socket was closed, and end it where it does not end itself."""
-        if await self.wait() is None:
+    async def kill_stuck(self) -> None:
+        """End it, after it had a moment to write its threads' stacks to the log."""
+        with contextlib.suppress(ProcessLookupError):
+            self._process.send_signal(signal.SIGUSR1)
+        await self.wait(_DUMP_S)
+        self.kill()
+
+    async def stop(self) -> int | None:
+        """Wait for an engine whose socket was closed, and end it where it does not end itself.
+
+        Returns its exit status.
+        """
+        self.sock.close()
+        if (returncode := await self.wait()) is None:
             self.kill()
-            await self.wait()
+            returncode = await self.wait()
+        return returncode
+
+    def close(self) -> None:
+        """Give the page back. Idempotent."""
+        self.page.close()
 
 
 def describe_exit(returncode: int | None) -> str:

@@ -18,9 +18,9 @@ import msgspec
 
 from tgi_llamacpp.messages import Finish, SamplingParams
 from tgi_llamacpp.router.detokenizer import Detokenizer
-from tgi_llamacpp.router.engine_client import OpenSequence
 from tgi_llamacpp.router.mailbox import Alternatives, Mailbox, Row
 from tgi_llamacpp.router.metrics import RequestTimes
+from tgi_llamacpp.router.open_sequence import OpenSequence
 from tgi_llamacpp.router.sampling import sequence_seed
 from tgi_llamacpp.router.services import Services
 from tgi_llamacpp.router.stop_strings import StopMatcher

@@ -6,10 +6,12 @@ neither HTTP nor the engine's socket.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from tgi_llamacpp.config import LimitsConfig
 from tgi_llamacpp.errors import (
+    EngineUnavailable,
     GenerationError,
     IncompleteError,
     OverloadedError,
@@ -27,6 +29,7 @@ _FAILURES: tuple[tuple[type[TgiError], str], ...] = (
     (ValidationError, "validation"),
     (TemplateError, "template"),
     (IncompleteError, "incomplete"),
+    (EngineUnavailable, "incomplete"),
     (GenerationError, "generation"),
 )
 _DROPPED = "dropped"
@@ -104,8 +107,11 @@ class Metrics:
         self._per_token.observe(times.time_per_token_s)
         self._generated.observe(num_generated)
 
-    def render(self, stats: Stats | None) -> str:
-        """The Prometheus text: counters, gauges, histograms, each followed by a blank line."""
+    def render(self, stats: Stats | None, more: Iterable[str] = ()) -> str:
+        """The Prometheus text: counters, gauges, histograms, each followed by a blank line.
+
+        more: lines of others, which go last.
+        """
         lines = self._counter_lines() + (engine_lines(stats) if stats is not None else [])
         for name, observed, help_text in (
             ("duration", self._duration, "Request duration"),
@@ -118,6 +124,7 @@ class Metrics:
             ("max_new_tokens", self._max_new, "Maximum new tokens per request"),
         ):
             lines += prometheus.histogram(f"tgi_request_{name}", observed, help_text)
+        lines += more
         return "\n".join(lines) + "\n"
 
     def _count_failure(self, kind: str) -> None:

@@ -21,7 +21,7 @@ import uvloop
 from tgi_llamacpp import __version__, flags, logs
 from tgi_llamacpp.config import ServerConfig
 from tgi_llamacpp.derive import Derived, derive, engine_config, router_config
-from tgi_llamacpp.errors import StartupError
+from tgi_llamacpp.errors import EngineFailedError, StartupError
 from tgi_llamacpp.machine import usable_cpus
 from tgi_llamacpp.messages import Ready
 from tgi_llamacpp.router import http_server
@@ -132,12 +132,16 @@ async def _serve(launch: Launch) -> None:
     """Engine up, serve, engine down."""
     client = EngineClient()
     files, config = launch.files, launch.config
+    signals = _Signals()
+    failures: list[str] = []
     supervisor = EngineSupervisor(
         client,
         engine_config(config, launch.derived, str(files.gguf), launch.tokenizer.extra_eog_ids),
+        watchdog_s=config.engine_watchdog_s,
+        check=lambda ready: _check_vocabulary(ready, launch.metadata),
+        on_give_up=lambda reason: _on_give_up(reason, config, signals, failures),
     )
     pool = TokenizerPool(launch.tokenizer, config.validation_workers)
-    signals = _Signals()
     preparation = asyncio.create_task(pool.run(launch.chat_template.prepare))
     try:
         ready = await _start_engine(supervisor, launch)
@@ -156,6 +160,8 @@ async def _serve(launch: Launch) -> None:
             on_listening=lambda: _announce(launch),
         )
         signals.server = server
+        if failures:
+            server.stop()
         _listen(launch)
         await server.serve(sockets=[launch.sock])
     except asyncio.CancelledError:
@@ -164,7 +170,15 @@ async def _serve(launch: Launch) -> None:
         await supervisor.stop()
         await asyncio.gather(preparation, return_exceptions=True)  # or what it raised is a warning
         pool.close()
+    if failures:
+        raise EngineFailedError(failures[0])
     logger.info("stopped")
+
+
+def _on_give_up(reason: str, config: ServerConfig, signals: _Signals, failures: list[str]) -> None:
+    if config.exit_on_engine_failure and signals.server is not None:
+        failures.append(reason)
+        signals.server.stop()
 
 
 class _Signals:
@@ -191,7 +205,6 @@ async def _start_engine(supervisor: EngineSupervisor, launch: Launch) -> Ready:
         ready = await supervisor.start(progress.show)
     finally:
         progress.finish()
-    _check_vocabulary(ready, launch.metadata)
     for note in ready.notes:
         logger.info("%s", note)
     return ready

@@ -1,63 +1,203 @@
-"""The engine's life as the server sees it: up, watched, down.
+"""The engine's life as the server sees it: up, watched, down, and up again after a crash.
 
-Owns which process is behind the EngineClient. Knows no HTTP. Called by server.py; starting another
-engine after a crash belongs here.
+Owns which process is behind the EngineClient, and decides when another start is no use. Knows no
+HTTP. Called by server.py.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
 
 from tgi_llamacpp.config import EngineConfig
 from tgi_llamacpp.errors import StartupError
 from tgi_llamacpp.messages import Ready
 from tgi_llamacpp.router.engine_client import EngineClient
 from tgi_llamacpp.router.engine_process import EngineProcess, describe_exit
+from tgi_llamacpp.router.progress import LoadProgress
+from tgi_llamacpp.router.recovery import BACKOFF_S, Patience
+from tgi_llamacpp.router.watchdog import Watchdog
 
 logger = logging.getLogger(__name__)
 
+_MAX_WATCH_INTERVAL_S = 1.0
+
 
 class EngineSupervisor:
-    """Starts and stops the engine behind `client`."""
+    """Starts and stops the engine behind `client`, and starts the next when one ends by itself.
 
-    def __init__(self, client: EngineClient, config: EngineConfig) -> None:
+    watchdog_s: that a step may take, see Watchdog. check: of every engine's Ready, may raise
+    StartupError. on_give_up: called with the reason when no engine will be started any more.
+    """
+
+    def __init__(
+        self,
+        client: EngineClient,
+        config: EngineConfig,
+        *,
+        watchdog_s: float,
+        check: Callable[[Ready], None] = lambda ready: None,
+        on_give_up: Callable[[str], None] = lambda reason: None,
+        start_process: Callable[[], EngineProcess] = EngineProcess,
+        backoff_s: Sequence[float] = BACKOFF_S,
+    ) -> None:
         self._client = client
         self._config = config
+        self._watchdog_s = watchdog_s
+        self._check = check
+        self._on_give_up = on_give_up
+        self._start_process = start_process
+        self._patience = Patience(backoff_s)
         self._process: EngineProcess | None = None
-        self._watch: asyncio.Task[None] | None = None
+        self._ready_s = 0.0  # time.monotonic()
+        self._last_end = ""  # what the last engine died of
+        self._task: asyncio.Task[None] | None = None
 
-    async def start(self, on_progress: Callable[[float], None]) -> Ready:
-        """Start an engine and wait until it has loaded the model.
+    async def start(self, on_progress: Callable[[float], None] | None) -> Ready:
+        """Start the first engine, wait until it has loaded the model, and look after it.
 
         on_progress gets the loaded fraction, 0 to 1.
         Raises StartupError.
         """
-        self._process = process = EngineProcess()
-        logger.info("engine %d started, pid %d", self._client.epoch + 1, process.pid)
-        try:
-            ready = await self._client.start(process.sock, self._config, on_progress)
-        except StartupError as error:
-            returncode = await process.wait()
-            if returncode is not None and returncode < 0:
-                message = f"the engine did not load the model; {describe_exit(returncode)}"
-                raise StartupError(message) from error
-            raise
-        self._watch = asyncio.create_task(self._report_end(process))
+        ready = await self._start_engine(on_progress)
+        self._task = asyncio.create_task(self._keep_alive())
         return ready
 
     async def stop(self) -> None:
         """End the engine, if there is one. Idempotent."""
-        if self._watch is not None:
-            self._watch.cancel()
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.wait([self._task])
         await self._client.close()
-        if self._process is not None:
-            self._process.sock.close()
-            await self._process.stop()
+        await self._end_process()
 
-    async def _report_end(self, process: EngineProcess) -> None:
-        """Say how the engine ended, when nobody asked it to."""
-        await self._client.wait_closed()
-        returncode = await process.wait()
-        logger.error("engine %d is gone: %s", self._client.epoch, describe_exit(returncode))
+    async def _start_engine(self, on_progress: Callable[[float], None] | None) -> Ready:
+        """Raises StartupError, of a kind of its own where the engine could not say why."""
+        try:
+            self._process = process = self._start_process()
+        except OSError as error:
+            raise StartupError(f"the engine cannot be started: {error}") from error
+        logger.info("engine %d started, pid %d", self._client.epoch + 1, process.pid)
+        try:
+            ready = await self._client.start(
+                process.sock,
+                self._config,
+                on_progress,
+                self._check,
+                is_doubted=self._patience.num_useless > 0,
+            )
+        except StartupError as error:
+            returncode = await self._end_process()
+            if returncode is not None and returncode < 0:
+                message = f"the engine did not load the model; {describe_exit(returncode)}"
+                raise _LoadCrashError(message) from error
+            raise
+        self._ready_s = time.monotonic()
+        return ready
+
+    async def _end_process(self) -> int | None:
+        """Wait for the engine, whose socket is closed; its exit status."""
+        if self._process is None:
+            return None
+        returncode = await self._process.stop()
+        self._process.close()
+        self._process = None
+        return returncode
+
+    async def _keep_alive(self) -> None:
+        """Replace every engine that ends, until that is no use."""
+        try:
+            while True:
+                await self._watch()
+                self._last_end = await self._bury()
+                await self._replace()
+        except _NoUseError as end:
+            reason = str(end)
+        except Exception:
+            logger.exception("a bug of ours, in the supervision of the engine")
+            reason = "The engine is gone, and the server failed to start another"
+        logger.error("no other engine will be started: %s", reason)
+        self._client.give_up(reason)
+        self._on_give_up(reason)
+
+    async def _watch(self) -> None:
+        """Return when the engine is gone; one that is stuck is killed."""
+        assert self._process is not None
+        watchdog = Watchdog(self._watchdog_s)
+        interval_s = min(self._watchdog_s / 4 or _MAX_WATCH_INTERVAL_S, _MAX_WATCH_INTERVAL_S)
+        gone = asyncio.ensure_future(self._client.wait_closed())
+        try:
+            while not (await asyncio.wait([gone], timeout=interval_s))[0]:
+                watchdog.look(self._process.page.read(), has_work=self._client.num_open > 0)
+                self._client.is_stalled = watchdog.is_stalled
+                if watchdog.is_stuck:
+                    await self._kill_stuck(self._process, watchdog.still_s)
+                    return
+        finally:
+            gone.cancel()
+            self._client.is_stalled = False
+
+    async def _kill_stuck(self, process: EngineProcess, still_s: float) -> None:
+        logger.error(
+            "engine %d is stuck: nothing moved for %.1f s, with %d sequences open; it is killed,"
+            " and the stacks of its threads follow",
+            self._client.epoch,
+            still_s,
+            self._client.num_open,
+        )
+        await process.kill_stuck()
+        await self._client.disconnect()
+
+    async def _bury(self) -> str:
+        """Take down an engine that is gone, and find out of what it died; that in words."""
+        assert self._process is not None
+        self._client.recovery.begin()
+        ready_s = time.monotonic() - self._ready_s
+        page = self._process.page.read()
+        had_work = self._client.num_open > 0
+        cause = describe_exit(await self._end_process())
+        self._client.blame(page.entries)
+        logger.error(
+            "engine %d is gone: %s; %d sequences wait for the next one",
+            self._client.epoch,
+            cause,
+            self._client.num_open,
+        )
+        self._patience.on_crash(num_steps=page.num_steps, had_work=had_work, ready_s=ready_s)
+        return cause
+
+    async def _replace(self) -> None:
+        """Start engines until one serves.
+
+        Raises _NoUseError.
+        """
+        while not self._patience.is_over:
+            if self._patience.delay_s:
+                logger.info("the next engine is started in %.1f s", self._patience.delay_s)
+            await asyncio.sleep(self._patience.delay_s)
+            try:
+                await self._start_engine(LoadProgress(None).show)
+                return
+            except StartupError as error:
+                logger.error("engine %d did not come up: %s", self._client.epoch, error)
+                self._last_end = str(error)
+                is_crash = isinstance(error, _LoadCrashError)
+                if self._patience.on_failed_load(str(error), is_certain=not is_crash):
+                    raise _NoUseError(
+                        f"The engine ended, and cannot load the model again: {error}"
+                    ) from error
+        num_ends = self._patience.num_useless
+        raise _NoUseError(
+            f"The engine ended {num_ends} times in a row without a completed step,"
+            f" the last time: {self._last_end}"
+        )
+
+
+class _LoadCrashError(StartupError):
+    """The engine died while it loaded, without a word."""
+
+
+class _NoUseError(Exception):
+    """Starting another engine would not help: one sentence for every request."""

@@ -241,5 +241,6 @@ async def health(exchange: Exchange) -> None:
 async def metrics(exchange: Exchange) -> None:
     """GET /metrics"""
     services = exchange.services
-    text = services.metrics.render(services.engine.stats)
+    engine = services.engine
+    text = services.metrics.render(engine.stats, engine.recovery.lines())
     await exchange.respond(text.encode(), content_type=b"text/plain; charset=utf-8")
