@@ -239,11 +239,12 @@ LastAbove KeptRow::last_above(float threshold) const noexcept {
         if (maxima_.groups[static_cast<size_t>(group)] < threshold)
             continue;
         for_each_segment(group, [&](int32_t from, const float *x, int32_t n, Interval kept) {
-            int32_t found[group_size];
+            GroupBuffer weights;  // what weighs nothing is not kept
             const Interval wanted = intersect(kept, {threshold, everything.high});
-            const int32_t num_found = row_kernels().find_in(x, n, wanted, found);
-            for (int32_t i = 0; i < num_found; ++i)
-                last.add(from + found[i], x[found[i]]);
+            row_kernels().weights_in(x, n, exponent_, wanted, weights.values);
+            for (int32_t i = 0; i < n; ++i)
+                if (weights.values[i] > 0.0f)
+                    last.add(from + i, x[i]);
         });
     }
     return last;

@@ -2,7 +2,8 @@
 //
 // Slow on purpose. tests/native/reference_sampler.py says the same in numpy. `margin` tells how
 // far, as a probability, the nearest decision was from going the other way: below rounding, the
-// fast sampler may choose another token and still be right.
+// fast sampler may choose another token and still be right. plain_changes.h has what comes before
+// the temperature.
 
 #pragma once
 
@@ -13,11 +14,10 @@
 #include <numeric>
 #include <vector>
 
+#include "plain_changes.h"
 #include "sampler.h"
 
 namespace plain {
-
-using Ids = std::vector<int32_t>;
 
 // Probabilities by id; tokens that are not kept have 0.
 struct Distribution {
@@ -29,37 +29,13 @@ struct Choice {
     int32_t id = -1;
     double logprob = 0.0;
     double margin = 1.0;
+    double surprise = 0.0;  // in bits, within what was kept
 };
 
 inline float finite_or_lowest(float x) {
     if (std::isnan(x))
         return -std::numeric_limits<float>::infinity();
     return std::min(x, std::numeric_limits<float>::max());
-}
-
-inline std::vector<float> penalize(const tgi::SamplerParams &params,
-                                   const std::vector<float> &logits, const Ids &prompt,
-                                   const Ids &output) {
-    std::vector<int> occurs(logits.size()), counts(logits.size());
-    for (const int32_t id : prompt) {
-        occurs[static_cast<size_t>(id)] = 1;
-        counts[static_cast<size_t>(id)] += params.penalize_prompt ? 1 : 0;
-    }
-    for (const int32_t id : output) {
-        occurs[static_cast<size_t>(id)] = 1;
-        counts[static_cast<size_t>(id)] += 1;
-    }
-    std::vector<float> penalized = logits;
-    for (size_t i = 0; i < logits.size(); ++i) {
-        double x = static_cast<double>(logits[i]);
-        if (occurs[i])
-            x = x > 0 ? x / static_cast<double>(params.repetition_penalty)
-                      : x * static_cast<double>(params.repetition_penalty);
-        x -= static_cast<double>(params.frequency_penalty) * counts[i];
-        x -= counts[i] > 0 ? static_cast<double>(params.presence_penalty) : 0.0;
-        penalized[i] = finite_or_lowest(static_cast<float>(x));
-    }
-    return penalized;
 }
 
 inline std::vector<double> softmax(const std::vector<float> &x, double temperature) {
@@ -128,12 +104,82 @@ inline Ids descending(const std::vector<float> &x) {
     return order;
 }
 
+inline void normalise(Distribution &d) {
+    const double sum = std::accumulate(d.p.begin(), d.p.end(), 0.0);
+    for (double &value : d.p)
+        value /= sum;
+}
+
+// How far the probabilities are from the threshold, as a part of it; but for the best token, which
+// a threshold always keeps.
+inline void note_threshold(Distribution &d, double threshold, bool with_best) {
+    const double best = *std::max_element(d.p.begin(), d.p.end());
+    for (const double p : d.p)
+        if (p > 0 && (with_best || p < best))
+            d.margin = std::min(d.margin, std::fabs(p - threshold) / threshold);
+}
+
+// The tokens of at least this probability, and the best in any case.
+inline void keep_from(Distribution &d, double threshold) {
+    note_threshold(d, threshold, false);
+    const size_t best = static_cast<size_t>(std::max_element(d.p.begin(), d.p.end()) - d.p.begin());
+    for (size_t i = 0; i < d.p.size(); ++i)
+        if (d.p[i] < threshold && (i != best || threshold <= d.p[best]))
+            d.p[i] = 0.0;
+    normalise(d);
+}
+
+inline void exclude_top(Distribution &d, const Ids &order, double threshold) {
+    note_threshold(d, threshold, true);
+    Ids top;
+    for (const int32_t id : order)
+        if (d.p[static_cast<size_t>(id)] >= threshold)
+            top.push_back(id);
+    for (size_t i = 0; i + 1 < top.size(); ++i)
+        d.p[static_cast<size_t>(top[i])] = 0.0;
+    normalise(d);
+}
+
+// Mirostat 1: how many of the best are kept, before it is rounded down.
+inline double zipf_kept(const std::vector<float> &x, const Ids &order, double temperature,
+                        double mu) {
+    double products = 0.0, squares = 0.0;
+    for (size_t i = 0; i + 1 < std::min<size_t>(order.size(), 100); ++i) {
+        const double a = static_cast<double>(x[static_cast<size_t>(order[i])]);
+        const double b = static_cast<double>(x[static_cast<size_t>(order[i + 1])]);
+        if (std::isinf(b))
+            break;
+        const double t = std::log(static_cast<double>(i + 2) / static_cast<double>(i + 1));
+        products += t * ((a - b) / temperature);
+        squares += t * t;
+    }
+    const double s = products / squares, log_n = std::log(static_cast<double>(x.size()));
+    const double ratio = s == 1.0 ? 1 / log_n : (s - 1.0) / (1.0 - std::exp((1.0 - s) * log_n));
+    const double k = std::exp((std::log(ratio) + mu * std::log(2.0)) / s);
+    return k >= 1.0 ? std::min(k, static_cast<double>(x.size())) : 1.0;
+}
+
+inline void keep_mirostat(Distribution &d, const tgi::SamplerParams &params,
+                          const std::vector<float> &x, const Ids &order, double mu) {
+    if (params.mirostat == 2) {
+        keep_from(d, std::exp2(std::max(-mu, -1000.0)));
+        return;
+    }
+    const double k = zipf_kept(x, order, static_cast<double>(params.temperature), mu);
+    if (k > 1.0)
+        d.margin = std::min(d.margin, std::fabs(k - std::round(k)));
+    for (size_t i = static_cast<size_t>(k); i < order.size(); ++i)
+        d.p[static_cast<size_t>(order[i])] = 0.0;
+    normalise(d);
+}
+
+// Position and mu matter only with XTC and with mirostat.
 inline Distribution distribute(const tgi::SamplerParams &params, const std::vector<float> &logits,
-                               const Ids &prompt, const Ids &output) {
+                               const Ids &prompt, const Ids &output, int64_t position, double mu) {
     std::vector<float> x;
     for (const float logit : logits)
         x.push_back(finite_or_lowest(logit));
-    x = penalize(params, x, prompt, output);
+    x = change(params, x, prompt, output);
     const Ids order = descending(x);
     Distribution d;
     if (params.temperature == 0.0f) {
@@ -141,19 +187,30 @@ inline Distribution distribute(const tgi::SamplerParams &params, const std::vect
         d.p[static_cast<size_t>(order[0])] = 1.0;
         return d;
     }
+    const double temperature = static_cast<double>(params.temperature);
+    if (params.mirostat != 0) {
+        d.p = softmax(x, temperature);
+        keep_mirostat(d, params, x, order, mu);
+        return d;
+    }
     for (size_t i = static_cast<size_t>(params.top_k); params.top_k > 0 && i < order.size(); ++i)
         x[static_cast<size_t>(order[i])] = -std::numeric_limits<float>::infinity();
-    d.p = softmax(x, static_cast<double>(params.temperature));
+    d.p = softmax(x, temperature);
     if (params.top_p < 1.0f)
         keep_prefix(d, order, static_cast<double>(params.top_p));
     if (params.typical_p < 1.0f)
         keep_typical(d, static_cast<double>(params.typical_p));
+    if (params.min_p > 0.0f)
+        keep_from(d, static_cast<double>(params.min_p) * *std::max_element(d.p.begin(), d.p.end()));
+    if (tgi::coin_uniform(params.seed, position) < static_cast<double>(params.xtc_probability))
+        exclude_top(d, order, std::max(static_cast<double>(params.xtc_threshold), 1e-6));
     return d;
 }
 
+// What a sampler chooses whose mirostat stands at mu, or has drawn nothing yet.
 inline Choice sample(const tgi::SamplerParams &params, const std::vector<float> &logits,
-                     const Ids &prompt, const Ids &output, int64_t position) {
-    const Distribution d = distribute(params, logits, prompt, output);
+                     const Ids &prompt, const Ids &output, int64_t position, double mu) {
+    const Distribution d = distribute(params, logits, prompt, output, position, mu);
     const double u = tgi::draw_uniform(params.seed, position);
     Choice choice;
     choice.margin = d.margin;
@@ -171,7 +228,17 @@ inline Choice sample(const tgi::SamplerParams &params, const std::vector<float> 
     for (const float logit : logits)
         raw.push_back(finite_or_lowest(logit));
     choice.logprob = std::log(softmax(raw, 1.0)[static_cast<size_t>(choice.id)]);
+    choice.surprise = -std::log2(d.p[static_cast<size_t>(choice.id)]);
     return choice;
+}
+
+inline double first_mu(const tgi::SamplerParams &params) {
+    return 2.0 * static_cast<double>(params.mirostat_tau);
+}
+
+inline Choice sample(const tgi::SamplerParams &params, const std::vector<float> &logits,
+                     const Ids &prompt, const Ids &output, int64_t position) {
+    return sample(params, logits, prompt, output, position, first_mu(params));
 }
 
 }  // namespace plain

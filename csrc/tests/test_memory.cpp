@@ -10,6 +10,8 @@
 namespace {
 
 constexpr int32_t num_vocab = 9000;
+constexpr int32_t biased[] = {7, 8000};
+constexpr float biases[] = {1.0f, -1.0f};
 
 std::vector<float> normal_row(float deviation) {
     std::mt19937 generator(8);
@@ -26,6 +28,16 @@ tgi::SamplerParams params_of_all() {
     params.top_p = 0.9f;
     params.typical_p = 0.9f;
     params.frequency_penalty = 0.5f;
+    params.min_p = 0.01f;
+    params.xtc_probability = 1.0f;
+    params.xtc_threshold = 0.01f;
+    params.dry_multiplier = 0.5f;
+    params.penalty_last_n = 20;
+    params.bias_ids = biased;
+    params.bias_values = biases;
+    params.num_biases = 2;
+    params.dry_breaker_ids = biased;
+    params.num_dry_breakers = 1;
     params.num_top = 5;
     return params;
 }
@@ -74,11 +86,26 @@ TEST(exhausted_memory_is_a_status_and_leaves_the_sequence_as_it_was) {
     }
 }
 
+TEST(windows_need_no_more_memory_once_they_are_full) {
+    const std::vector<float> row = normal_row(4.0f);
+    tgi::SamplerParams params = params_of_all();
+    params.dry_last_n = 30;
+    tgi::Sampler sampler(num_vocab);
+    sampler.reset(params, nullptr, 0, nullptr, 0);
+    for (int position = 0; position < 2000; ++position) {
+        limited_memory::allow(position < 500 ? -1 : 0);
+        const Sampled sampled = sample(sampler, row, position);
+        limited_memory::allow(-1);
+        CHECK(sampled.status == tgi::SampleStatus::ok);
+    }
+}
+
 TEST(no_memory_is_allocated_once_the_buffers_grew) {
     for (const float deviation : {1.0f, 4.0f}) {
         const std::vector<float> row = normal_row(deviation);
         tgi::SamplerParams params = params_of_all();
-        params.frequency_penalty = 0.0f;  // counts of new tokens need memory now and then
+        params.frequency_penalty = 0.0f;  // counts of new tokens need memory now and then, and
+        params.dry_multiplier = 0.0f;     // so do the ids of the sequence
         tgi::Sampler sampler(num_vocab);
         sampler.reset(params, nullptr, 0, nullptr, 0);
         for (int position = 0; position < 50; ++position) {

@@ -39,8 +39,46 @@ tgi::SamplerParams random_params(std::mt19937 &generator) {
     params.penalize_prompt = generator() % 2 == 0;
     params.seed = generator();
     params.num_top = pick(generator, {0, 0, 1, 5, 20});
+    params.penalty_last_n = pick(generator, {-1, -1, 0, 1, 5, 64});
+    params.min_p = pick(generator, {0.0f, 0.0f, 1e-5f, 0.05f, 0.5f, 1.0f});
+    params.xtc_probability = pick(generator, {0.0f, 0.0f, 0.5f, 1.0f});
+    params.xtc_threshold = pick(generator, {0.0f, 0.001f, 0.05f, 0.1f, 0.4f, 1.0f});
+    params.dry_multiplier = pick(generator, {0.0f, 0.0f, 0.8f, 5.0f, 3e38f});
+    params.dry_base = pick(generator, {1.0f, 1.0000002f, 1.75f, 1e20f});
+    params.dry_allowed_length = pick(generator, {0, 1, 2, 4, 1 << 30});
+    params.dry_last_n = pick(generator, {-1, -1, 0, 1, 2, 30});
+    params.mirostat = pick(generator, {0, 0, 0, 1, 2});
+    params.mirostat_tau = pick(generator, {0.0f, 0.5f, 3.0f, 5.0f, 3e38f});
+    params.mirostat_eta = pick(generator, {0.0f, 0.1f, 2.0f, 30.0f});
     return params;
 }
+
+// What the parameters point to.
+struct Columns {
+    Ids bias_ids;
+    std::vector<float> bias_values;
+    Ids breaker_ids;
+
+    Columns(std::mt19937 &generator, int32_t num_vocab) {
+        const unsigned range = static_cast<unsigned>(num_vocab) + 4;
+        for (int i = pick(generator, {0, 0, 1, 3, 8}); i > 0; --i) {
+            bias_ids.push_back(static_cast<int32_t>(generator() % range) - 2);
+            bias_values.push_back(
+                pick(generator, {0.5f, -2.0f, 9.0f, -100.0f, 3e38f,
+                                 i == 1 ? -std::numeric_limits<float>::infinity() : -1.0f}));
+        }
+        for (int i = pick(generator, {0, 1, 2}); i > 0; --i)
+            breaker_ids.push_back(static_cast<int32_t>(generator() % range) - 2);
+    }
+
+    void set(tgi::SamplerParams &params) const {
+        params.bias_ids = bias_ids.data();
+        params.bias_values = bias_values.data();
+        params.num_biases = static_cast<int64_t>(bias_ids.size());
+        params.dry_breaker_ids = breaker_ids.data();
+        params.num_dry_breakers = static_cast<int64_t>(breaker_ids.size());
+    }
+};
 
 std::vector<float> random_row(std::mt19937 &generator, int32_t num_vocab) {
     std::vector<float> row(static_cast<size_t>(num_vocab));
@@ -96,11 +134,30 @@ double log_mass_of(const std::vector<float> &row) {
     return static_cast<double>(best) + std::log(sum);
 }
 
+void print_difference(const tgi::SamplerParams &params, int32_t num_vocab, int32_t id,
+                      const plain::Choice &choice) {
+    std::printf("vocab %d T %g k %d p %g typ %g rep %g", num_vocab,
+                static_cast<double>(params.temperature), params.top_k,
+                static_cast<double>(params.top_p), static_cast<double>(params.typical_p),
+                static_cast<double>(params.repetition_penalty));
+    std::printf(" min %g xtc %g of %g dry %g mirostat %d tau %g eta %g: %d for %d, margin %g\n",
+                static_cast<double>(params.min_p), static_cast<double>(params.xtc_probability),
+                static_cast<double>(params.xtc_threshold),
+                static_cast<double>(params.dry_multiplier), params.mirostat,
+                static_cast<double>(params.mirostat_tau), static_cast<double>(params.mirostat_eta),
+                id, choice.id, choice.margin);
+}
+
 // One sequence of num_steps rows; what either sampler chose goes into the output of both.
 void compare(std::mt19937 &generator, int32_t num_vocab, int num_steps, Comparison &comparison) {
-    const tgi::SamplerParams params = random_params(generator);
-    const Ids prompt = random_ids(generator, num_vocab, 60);
-    Ids output = random_ids(generator, num_vocab, 10);
+    tgi::SamplerParams params = random_params(generator);
+    const Columns columns(generator, num_vocab);
+    columns.set(params);
+    // A few tokens repeat themselves; num_vocab + 1 is padding.
+    const int32_t num_ids = pick(generator, {3, 5, num_vocab, num_vocab + 1});
+    const Ids prompt = random_ids(generator, num_ids, 60);
+    Ids output = random_ids(generator, num_ids, 10);
+    double mu = plain::first_mu(params);
     tgi::Sampler sampler(num_vocab);
     CHECK(sampler.reset(params, prompt.data(), static_cast<int64_t>(prompt.size()), output.data(),
                         static_cast<int64_t>(output.size())) == tgi::SampleStatus::ok);
@@ -110,20 +167,21 @@ void compare(std::mt19937 &generator, int32_t num_vocab, int num_steps, Comparis
         tgi::SampledToken token = {-1, 0.0f};
         int32_t top_ids[64];
         float top_logprobs[64];
-        CHECK(sampler.sample(row.data(), position, &token, top_ids, top_logprobs) ==
-              tgi::SampleStatus::ok);
-        const plain::Choice choice = plain::sample(params, row, prompt, output, position);
+        const tgi::SampleStatus status =
+            sampler.sample(row.data(), position, &token, top_ids, top_logprobs);
+        if (status != tgi::SampleStatus::ok) {  // a ban of what was left
+            const std::vector<float> left = plain::change(params, row, prompt, output);
+            for (const float x : left)
+                CHECK(!(x > -std::numeric_limits<float>::infinity()));
+            return;
+        }
+        const plain::Choice choice = plain::sample(params, row, prompt, output, position, mu);
         ++comparison.num_rows;
         if (token.id != choice.id) {
             ++comparison.num_excused;
             CHECK(choice.margin < tolerance);
             if (choice.margin >= tolerance)
-                std::printf("vocab %d T %g k %d p %g typ %g rep %g: %d for %d, margin %g\n",
-                            num_vocab, static_cast<double>(params.temperature), params.top_k,
-                            static_cast<double>(params.top_p),
-                            static_cast<double>(params.typical_p),
-                            static_cast<double>(params.repetition_penalty), token.id, choice.id,
-                            choice.margin);
+                print_difference(params, num_vocab, token.id, choice);
         }
         const double log_mass = log_mass_of(row);
         const size_t id = static_cast<size_t>(token.id);
@@ -132,6 +190,10 @@ void compare(std::mt19937 &generator, int32_t num_vocab, int num_steps, Comparis
               1e-6 + 1e-7 * std::fabs(logprob));
         check_top(row, sampler.num_top(), top_ids, top_logprobs, log_mass);
         output.push_back(token.id);
+        mu -= static_cast<double>(params.mirostat_eta) *
+              (choice.surprise - static_cast<double>(params.mirostat_tau));
+        if (token.id != choice.id)  // mu and the output part here
+            return;
     }
 }
 
@@ -149,7 +211,8 @@ void compare_many(int32_t num_vocab, int num_sequences, int num_steps) {
 // Chi-square of draws at many positions against the plain probabilities. Rare tokens share a bin.
 double chi_square_excess(const tgi::SamplerParams &params, const std::vector<float> &row,
                          const Ids &prompt, int num_draws) {
-    const std::vector<double> p = plain::distribute(params, row, prompt, {}).p;
+    const std::vector<double> p =
+        plain::distribute(params, row, prompt, {}, 0, plain::first_mu(params)).p;
     std::vector<int> counts(p.size());
     tgi::Sampler sampler(static_cast<int32_t>(row.size()));
     // Counting the choices would change the distribution: start again for every draw.
@@ -227,6 +290,27 @@ TEST(draws_follow_the_plain_distribution) {
                         const int num_draws = repetition == 1.0f ? 100000 : 20000;
                         CHECK(std::fabs(chi_square_excess(params, row, prompt, num_draws)) < 5.0);
                     }
+}
+
+TEST(draws_of_the_further_cuts_follow_the_plain_distribution) {
+    std::mt19937 generator(12);
+    std::normal_distribution<float> normal(0.0f, 2.0f);
+    std::vector<float> row(160);
+    for (float &x : row)
+        x = normal(generator);
+    for (int i = 0; i < 10; ++i) {
+        tgi::SamplerParams params;
+        params.temperature = 1.3f;
+        params.min_p = i % 2 == 0 ? 0.0f : 0.02f;
+        params.xtc_probability = i / 2 % 2 == 0 ? 0.0f : 1.0f;
+        params.xtc_threshold = 0.02f;
+        params.top_p = i / 4 % 2 == 0 ? 1.0f : 0.9f;
+        params.mirostat = i < 8 ? 0 : i - 7;
+        params.mirostat_tau = 4.0f;
+        params.mirostat_eta = 0.0f;  // else every draw would change the distribution
+        params.seed = generator();
+        CHECK(std::fabs(chi_square_excess(params, row, {}, 50000)) < 5.0);
+    }
 }
 
 TEST(draw_uniform_is_uniform_over_positions_and_over_seeds) {
