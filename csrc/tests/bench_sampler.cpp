@@ -23,6 +23,7 @@ constexpr int num_slots = 16;
 struct Case {
     const char *name;
     tgi::SamplerParams params;
+    int num_prompt = 512;
 };
 
 using Rows = std::vector<std::vector<float>>;
@@ -73,10 +74,40 @@ std::vector<Case> make_cases() {
     return cases;
 }
 
+// Of llama.cpp's samplers; `biases` outlive the cases.
+std::vector<Case> make_further_cases(const std::vector<int32_t> &biased,
+                                     const std::vector<float> &biases) {
+    std::vector<Case> cases(7);
+    for (Case &bench : cases) {
+        bench.params.temperature = 1.0f;
+        bench.params.seed = 7;
+    }
+    cases[0].name = "min-p 0.05";
+    cases[0].params.min_p = 0.05f;
+    cases[1].name = "XTC 0.5 of 0.1";
+    cases[1].params.xtc_probability = 0.5f;
+    cases[2].name = "top-p 0.95, 300 biases";
+    cases[2].params.top_p = 0.95f;
+    cases[2].params.bias_ids = biased.data();
+    cases[2].params.bias_values = biases.data();
+    cases[2].params.num_biases = static_cast<int64_t>(biased.size());
+    cases[3].name = "repetition 1.1 of the last 64";
+    cases[3].params.repetition_penalty = 1.1f;
+    cases[3].params.penalty_last_n = 64;
+    cases[4].name = "DRY, 32768 tokens";
+    cases[4].params.dry_multiplier = 0.8f;
+    cases[4].num_prompt = 32768;
+    cases[5].name = "mirostat 1";
+    cases[5].params.mirostat = 1;
+    cases[6].name = "mirostat 2";
+    cases[6].params.mirostat = 2;
+    return cases;
+}
+
 std::vector<double> time_rows(const Case &bench, const Rows &rows, int num_rounds) {
     const int32_t num_vocab = static_cast<int32_t>(rows[0].size());
     std::mt19937 generator(3);
-    std::vector<int32_t> prompt(512);
+    std::vector<int32_t> prompt(static_cast<size_t>(bench.num_prompt));
     for (int32_t &id : prompt)
         id = static_cast<int32_t>(generator() % static_cast<unsigned>(num_vocab));
     std::vector<std::unique_ptr<tgi::Sampler>> samplers;
@@ -84,7 +115,7 @@ std::vector<double> time_rows(const Case &bench, const Rows &rows, int num_round
         samplers.push_back(std::make_unique<tgi::Sampler>(num_vocab));
         tgi::SamplerParams params = bench.params;
         params.seed += static_cast<uint64_t>(slot);
-        samplers.back()->reset(params, prompt.data(), 512, nullptr, 0);
+        samplers.back()->reset(params, prompt.data(), bench.num_prompt, nullptr, 0);
     }
     std::vector<double> times_us;
     for (int round = 0; round < num_rounds; ++round)
@@ -94,8 +125,8 @@ std::vector<double> time_rows(const Case &bench, const Rows &rows, int num_round
             int32_t top_ids[64];
             float top_logprobs[64];
             const auto start = std::chrono::steady_clock::now();
-            const tgi::SampleStatus status =
-                samplers[at]->sample(rows[at].data(), 512 + round, &token, top_ids, top_logprobs);
+            const tgi::SampleStatus status = samplers[at]->sample(
+                rows[at].data(), bench.num_prompt + round, &token, top_ids, top_logprobs);
             const std::chrono::duration<double> took = std::chrono::steady_clock::now() - start;
             if (status != tgi::SampleStatus::ok)
                 std::exit(1);
@@ -109,10 +140,17 @@ std::vector<double> time_rows(const Case &bench, const Rows &rows, int num_round
 
 int main(int argc, char **argv) {
     const int num_rounds = argc > 1 ? std::atoi(argv[1]) : 40;
+    const std::vector<float> biases(300, 1.0f);
+    std::vector<int32_t> biased;
+    for (int32_t i = 0; i < 300; ++i)
+        biased.push_back(i * 150);
+    std::vector<Case> cases = make_cases();
+    for (const Case &bench : make_further_cases(biased, biases))
+        cases.push_back(bench);
     for (const int32_t num_vocab : {49152, 151936})
         for (const bool is_peaked : {true, false}) {
             const Rows rows = make_rows(num_vocab, is_peaked);
-            for (const Case &bench : make_cases()) {
+            for (const Case &bench : cases) {
                 const std::vector<double> times_us = time_rows(bench, rows, num_rounds);
                 std::printf(
                     "{\"vocab\": %d, \"logits\": \"%s\", \"case\": \"%s\", "
