@@ -56,7 +56,7 @@ BODIES: dict[str, dict[str, object]] = {
         "messages": [{"role": "user", "content": "Tell me a story"}],
         "stream": True,
     },
-    "/v1/completions": {"prompt": "Tell me a story", "stream": True},
+    "/v1/completions": {"prompt": "Tell me a story", "stream": True, "ignore_eos": True},
 }
 ENGINE_CONFIG = EngineConfig(
     model_path="none.gguf",

@@ -1,6 +1,7 @@
 """Serving over HTTP with a real model: this project beside llama-server, same GGUF, same cores.
 
     python -m benchmarks.bench_serving --pairs 5
+    python -m benchmarks.bench_serving --row churn --max-minutes 10
     python -m benchmarks.bench_serving --scenario streams-16 --contestant tgi-llamacpp
 
 Each pair starts every contestant once, in turn, warms it up and runs the scenario a few times with
@@ -17,16 +18,19 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from benchmarks.compare import compare_contestants, format_table
+from benchmarks.compare import compare_contestants, format_goals, format_table
 from benchmarks.contestants import Contestant, parse_contestant
+from benchmarks.goals import OURS, ROWS
 from benchmarks.load_generator import BenchError
 from benchmarks.machine_state import QUIET_BUSY_CPUS, describe
 from benchmarks.scenarios import DEFAULT_SCENARIOS, SCENARIOS, Scenario
 
+REPOSITORY = Path(__file__).parents[1]
 RESULTS_DIR = Path(__file__).parent / "results"
 DEFAULT_CONTESTANTS = ("llama-server", "tgi-llamacpp")
 
@@ -47,6 +51,13 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    parser.add_argument(
+        "--row",
+        action="append",
+        choices=ROWS,
+        help="of the table of goals: its scenarios, with llama-server at its defaults and at the "
+        "flags that its documentation has for them; may be repeated",
+    )
     parser.add_argument("--scenario", action="append", choices=SCENARIOS, help="may be repeated")
     parser.add_argument(
         "--contestant",
@@ -56,6 +67,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--pairs", type=int, default=5, help="turns of every contestant (5)")
     parser.add_argument("--repeats", type=int, default=3, help="measured runs in a turn (3)")
+    parser.add_argument(
+        "--max-minutes", type=float, help="begin no pair that would probably end later"
+    )
     parser.add_argument("--threads", type=int, default=2, help="of every contestant (2)")
     parser.add_argument("--name", default="serving", help="of the result file (serving)")
     parser.add_argument("--results-dir", type=Path, default=RESULTS_DIR)
@@ -63,23 +77,40 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    scenarios = [SCENARIOS[name] for name in arguments.scenario or DEFAULT_SCENARIOS]
-    names = arguments.contestant or DEFAULT_CONTESTANTS
-    contestants = [parse_contestant(name, arguments.threads) for name in names]
+    names = arguments.scenario or ([] if arguments.row else DEFAULT_SCENARIOS)
+    names = [*names, *(name for row in arguments.row or () for name in ROWS[row].scenarios)]
+    scenarios = [SCENARIOS[name] for name in dict.fromkeys(names)]
+    contestants = [parse_contestant(name, arguments.threads) for name in _contestants(arguments)]
     result = _new_result(scenarios, contestants, arguments)
     print(f"load average {_load_average()} on {result['machine']['cpu']}")
     path = arguments.results_dir / f"{result['date'][:10]}-{arguments.name}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
+    started_s = time.monotonic()
     for pair in range(arguments.pairs):
         for scenario in scenarios:
             for contestant in contestants:
-                _measure(result, scenario, contestant, pair, arguments.repeats)
+                if contestant.can_run(scenario):
+                    _measure(result, scenario, contestant, pair, arguments.repeats)
+        result["pairs"] = pair + 1
         path.write_text(json.dumps(result, indent=1) + "\n")
+        minutes = (time.monotonic() - started_s) / 60
+        if arguments.max_minutes and minutes * (pair + 2) / (pair + 1) > arguments.max_minutes:
+            break
     comparisons = compare_contestants(result)
     print(format_table(comparisons))
+    print(format_goals(result))
     print(path)
     print(json.dumps({**result, "runs": len(result["runs"]), "comparisons": comparisons}))
     return 0
+
+
+def _contestants(arguments: argparse.Namespace) -> list[str]:
+    """Those that were named, else those of the rows, the first and ours in any case."""
+    if arguments.contestant:
+        return list(arguments.contestant)
+    rows = [ROWS[name].contestants(REPOSITORY) for name in arguments.row or ()]
+    names = list(dict.fromkeys(name for row in rows for name in row if name != OURS))
+    return [*names, OURS] if names else list(DEFAULT_CONTESTANTS)
 
 
 def _new_result(
@@ -90,9 +121,10 @@ def _new_result(
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "machine": describe(),
         "load_average_at_start": _load_average(),
-        "pairs": arguments.pairs,
+        "pairs": 0,
+        "rows": arguments.row or [],
         "repeats": arguments.repeats,
-        "contestants": {c.name: _about(c, scenarios) for c in contestants},
+        "contestants": {c.name: about(c, scenarios) for c in contestants},
         "scenarios": {s.name: _definition(s) for s in scenarios},
         "runs": [],
     }
@@ -115,9 +147,9 @@ def _measure(
         )
 
 
-def _about(contestant: Contestant, scenarios: list[Scenario]) -> dict[str, object]:
+def about(contestant: Contestant, scenarios: list[Scenario]) -> dict[str, object]:
     """Its version, and the command for each scenario, without the folders of this machine."""
-    commands = {s.name: contestant.command(s) for s in scenarios}
+    commands = {s.name: contestant.command(s) for s in scenarios if contestant.can_run(s)}
     shorten = {name: [part.rpartition("/")[2] for part in c] for name, c in commands.items()}
     return {
         "version": _version_of(contestant),
@@ -150,6 +182,7 @@ def _definition(scenario: Scenario) -> dict[str, object]:
         "top_p": scenario.sampling.top_p,
         "repetition_penalty": scenario.sampling.repetition_penalty,
         "is_warm": scenario.is_warm,
+        "num_busy_beside": scenario.num_busy_beside,
     }
 
 

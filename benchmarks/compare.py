@@ -4,7 +4,8 @@
     python -m benchmarks.compare OLD.json NEW.json       the same contestant in two files
 
 A contestant's value in a pair is the median of its repeats; a ratio is taken within a pair; what is
-printed is the median of the pairs, with the smallest and the largest of them.
+printed is the median of the pairs, with the smallest and the largest of them. For rows of the table
+of goals (goals.py) it says besides whether each goal is reached.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ import json
 from pathlib import Path
 from statistics import median
 from typing import Any
+
+from benchmarks.goals import OURS, ROWS, Goal
 
 METRICS = ("tokens_per_s", "ttft_ms_p50", "gap_ms_p50", "gap_ms_max", "wall_s")
 Result = dict[str, Any]  # what bench_serving writes
@@ -77,6 +80,30 @@ def _values(result: Result, contestant: str, scenario: str, group: str, metric: 
     return {pair: median(values) for pair, values in by_pair.items()}
 
 
+def compare_goal(result: Result, goal: Goal) -> list[float]:
+    """The ratio of a goal as [median, smallest, largest] of the pairs; empty if it was not run."""
+    baseline = goal.baseline if goal.reference is None else OURS
+    scenario = goal.reference or goal.scenario
+    theirs = _values(result, baseline, scenario, goal.group, goal.metric)
+    ours = _values(result, OURS, goal.scenario, goal.group, goal.metric)
+    return _spread([ours[pair] / theirs[pair] for pair in theirs if pair in ours and theirs[pair]])
+
+
+def format_goals(result: Result) -> str:
+    """One line for each goal of the result's rows."""
+    lines = []
+    for goal in (goal for name in result.get("rows", ()) for goal in ROWS[name].goals):
+        ratio = compare_goal(result, goal)
+        verdict = "not run"
+        if ratio:
+            verdict = "reached" if goal.is_reached(ratio) else "NOT REACHED"
+        what = goal.metric if goal.group == "all" else f"{goal.metric} ({goal.group})"
+        other = goal.reference or goal.baseline
+        ratio_text = _format_spread(ratio, ".3f")
+        lines.append(f"{goal.scenario} {what} over {other}: {ratio_text}, {goal}: {verdict}")
+    return "\n".join(lines)
+
+
 def format_table(rows: list[Row]) -> str:
     """Columns for people: value and ratio as median [smallest, largest]."""
     head = ("scenario", "metric", "baseline", "", "contestant", "", "ratio")
@@ -122,6 +149,9 @@ def main() -> None:
     else:
         parser.error("one file, or two to compare")
     print(format_table(rows))
+    for result in loaded:
+        if goals := format_goals(result):
+            print(goals)
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,11 +29,12 @@ from benchmarks.load_generator import BenchError, Body, send
 from benchmarks.machine_state import busy_cpus, cpu_s_of_tree
 from benchmarks.make_models import ensure_model
 from benchmarks.measures import Metrics, summarize
-from benchmarks.scenarios import Request, Scenario
+from benchmarks.scenarios import Build, Request, Scenario
 
 _START_TIMEOUT_S = 300.0
 _STOP_TIMEOUT_S = 20.0
 _LOG_TAIL_BYTES = 2000
+BESIDE_NICE = 10
 
 Run = dict[str, Any]
 
@@ -53,6 +54,10 @@ class Contestant:
         if self.kind == "llama-batched-bench":
             return [self._measure_batched(scenario) for _ in range(repeats)]
         return self._measure_server(scenario, seed, repeats)
+
+    def can_run(self, scenario: Scenario) -> bool:
+        """llama-batched-bench has no clients and no sampling."""
+        return self.kind != "llama-batched-bench" or scenario.batched is not None
 
     def command(self, scenario: Scenario, port: int = 0) -> list[str]:
         flags = _FLAGS[self.kind](scenario, self.num_threads, port)
@@ -74,9 +79,12 @@ class Contestant:
     def _measure_server(self, scenario: Scenario, seed: int, repeats: int) -> list[Run]:
         others_busy_cpus = busy_cpus()
         runs = []
-        with _serving(lambda port: self.command(scenario, port)) as (url, pid):
+        with (
+            serving(lambda port: self.command(scenario, port)) as (url, pid),
+            _busy_beside(scenario.num_busy_beside),
+        ):
             rng = random.Random(seed)
-            self._ask(url, scenario, rng)
+            self._ask(url, scenario, rng, scenario.warm_up)
             for _ in range(repeats):
                 rng_state = rng.getstate()
                 if scenario.is_warm:
@@ -96,8 +104,10 @@ class Contestant:
                 )
         return runs
 
-    def _ask(self, url: str, scenario: Scenario, rng: random.Random) -> dict[str, Metrics]:
-        streams = scenario.build(rng)
+    def _ask(
+        self, url: str, scenario: Scenario, rng: random.Random, build: Build | None = None
+    ) -> dict[str, Metrics]:
+        streams = (build or scenario.build)(rng)
         answers = send(url, streams, lambda request: self.body(request, scenario))
         return summarize(answers)
 
@@ -131,12 +141,12 @@ def parse_contestant(text: str, num_threads: int) -> Contestant:
     if kind not in _FLAGS:
         raise BenchError(f"{first!r} is none of {', '.join(_FLAGS)}")
     is_ours = kind == "tgi-llamacpp"
-    program = [sys.executable, "-m", "tgi_llamacpp", "serve"] if is_ours else [_find_program(first)]
+    program = [sys.executable, "-m", "tgi_llamacpp", "serve"] if is_ours else [find_program(first)]
     name = label or shlex.join([kind, *extra])
     return Contestant(name, tuple(program), kind, tuple(extra), num_threads)
 
 
-def _find_program(name: str) -> str:
+def find_program(name: str) -> str:
     """A path stays; a bare name is sought beside LLAMA_SERVER, in the reference build, in PATH."""
     if "/" in name:
         candidates = [Path(name)]
@@ -216,7 +226,7 @@ _SAMPLING = {"llama-server": _llama_server_sampling, "tgi-llamacpp": _tgi_llamac
 
 
 @contextmanager
-def _serving(command: Callable[[int], list[str]]) -> Iterator[tuple[str, int]]:
+def serving(command: Callable[[int], list[str]]) -> Iterator[tuple[str, int]]:
     """(url of the completions route, process id) of a server that is ready; stopped afterwards."""
     port = _free_port()
     with tempfile.TemporaryFile() as log:
@@ -230,6 +240,17 @@ def _serving(command: Callable[[int], list[str]]) -> Iterator[tuple[str, int]]:
             raise
         finally:
             _stop(process)
+
+
+@contextmanager
+def _busy_beside(num_processes: int) -> Iterator[None]:
+    """Processes that compute without end, as a compiler in the background does."""
+    with ExitStack() as stack:
+        for _ in range(num_processes):
+            command = ["nice", "-n", str(BESIDE_NICE), sys.executable, "-c", "while True: pass"]
+            process = stack.enter_context(subprocess.Popen(command))
+            stack.callback(process.kill)
+        yield
 
 
 def _free_port() -> int:

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 _WORDS = tuple(map("".join, itertools.product(string.ascii_lowercase, repeat=3)))
+SYSTEM_TOKENS = 256
 _CELLS = 256  # llama.cpp rounds the cells of a sequence up to this
 
 
@@ -53,6 +54,8 @@ class Scenario:
     build: Build
     sampling: Sampling = Sampling()
     is_warm: bool = False  # the same workload runs once before, unmeasured
+    warm_up: Build | None = None  # what runs before all, unmeasured; else a workload like the rest
+    num_busy_beside: int = 0  # processes of nice 10 that compute without end beside the server
     batched: tuple[int, int, int] | None = None  # the same work as llama-batched-bench's pp, tg, pl
 
     @property
@@ -117,6 +120,74 @@ def _long_arrival(num_streams: int, num_long: int) -> Build:
     return build
 
 
+def _mixed_request(rng: random.Random, system_prompt: str) -> Request:
+    """Prompts of 32 to 512 tokens, outputs of 8 to 128; half the prompts begin alike.
+
+    Those are longer than what they share.
+    """
+    is_sharing = rng.random() < 0.5
+    num_prompt = rng.randint(SYSTEM_TOKENS + 1 if is_sharing else 32, 512)
+    prefix = system_prompt if is_sharing else ""
+    return make_request(rng, num_prompt, rng.randint(8, 128), prefix=prefix)
+
+
+def _mixed_closed(num_streams: int, num_requests: int) -> Build:
+    """Closed loop over the mix of the Poisson arrivals: what a server can do at most."""
+
+    def build(rng: random.Random) -> list[Stream]:
+        system_prompt = make_prompt(rng, SYSTEM_TOKENS)
+        return [
+            Stream(tuple(_mixed_request(rng, system_prompt) for _ in range(num_requests)))
+            for _ in range(num_streams)
+        ]
+
+    return build
+
+
+def poisson_starts(rng: random.Random, rate_per_s: float, num_requests: int) -> list[float]:
+    """Seconds at which requests arrive, the first after a gap like all others."""
+    gaps = (rng.expovariate(rate_per_s) for _ in range(num_requests))
+    return list(itertools.accumulate(gaps))
+
+
+def _poisson(rate_per_s: float, num_requests: int) -> Build:
+    """Open loop: everybody arrives at their time, whatever has become of the others."""
+
+    def build(rng: random.Random) -> list[Stream]:
+        system_prompt = make_prompt(rng, SYSTEM_TOKENS)
+        return [
+            Stream((_mixed_request(rng, system_prompt),), start_s=start_s)
+            for start_s in poisson_starts(rng, rate_per_s, num_requests)
+        ]
+
+    return build
+
+
+def poisson_scenario(model: str, rate_per_s: float, num_requests: int) -> Scenario:
+    """Named by its rate: poisson@0.350 is 0.35 requests a second."""
+    return Scenario(
+        name=f"poisson@{rate_per_s:.3f}",
+        model=model,
+        num_slots=16,
+        max_request_tokens=640,
+        build=_poisson(rate_per_s, num_requests),
+        sampling=_TOP_P,
+        warm_up=_mixed_closed(2, 1),
+    )
+
+
+def capacity_scenario(model: str) -> Scenario:
+    return Scenario(
+        name=f"capacity-{model}",
+        model=model,
+        num_slots=16,
+        max_request_tokens=640,
+        build=_mixed_closed(16, 2),
+        sampling=_TOP_P,
+        warm_up=_mixed_closed(2, 1),
+    )
+
+
 def _equal_scenario(num_streams: int, num_prompt: int, num_output: int) -> Scenario:
     return Scenario(
         name=f"streams-{num_streams}",
@@ -144,6 +215,9 @@ _ALL = (
     Scenario("prefix-cold", "135M", 16, 528, _PREFIX),
     Scenario("prefix-warm", "135M", 16, 528, _PREFIX, is_warm=True),
     Scenario("long-arrival", "135M", 5, 3016, _long_arrival(4, 3000)),
+    Scenario("streams-8", "135M", 8, 144, _equal(8, 16, 128)),
+    Scenario("beside-8", "135M", 8, 144, _equal(8, 16, 128), num_busy_beside=2),
+    capacity_scenario("0.5B"),
 )
 SCENARIOS = {scenario.name: scenario for scenario in _ALL}
 DEFAULT_SCENARIOS = ("streams-1", "streams-4", "streams-16")
