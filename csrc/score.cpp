@@ -7,7 +7,7 @@
 #include <vector>
 
 #include "best.h"
-#include "penalties.h"
+#include "changes.h"
 #include "row.h"
 
 namespace tgi {

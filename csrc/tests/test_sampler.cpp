@@ -49,7 +49,7 @@ tgi::SamplerParams random_params(std::mt19937 &generator) {
     params.dry_last_n = pick(generator, {-1, -1, 0, 1, 2, 30});
     params.mirostat = pick(generator, {0, 0, 0, 1, 2});
     params.mirostat_tau = pick(generator, {0.0f, 0.5f, 3.0f, 5.0f, 3e38f});
-    params.mirostat_eta = pick(generator, {0.0f, 0.1f, 2.0f, 30.0f});
+    params.mirostat_eta = pick(generator, {0.0f, 0.1f, 2.0f});
     return params;
 }
 

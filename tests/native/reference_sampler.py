@@ -242,11 +242,18 @@ class ReferenceSampler:
         return Distribution(weights / weights.sum())
 
     def _mirostat(self, x: Float64s, order: Int32s) -> Distribution:
-        if self._params.mirostat == 2:
-            return self._tempered(x).keep_from(float(np.exp2(min(-self._mu, 1000.0))))
+        kept = self._within_surprise(x) if self._params.mirostat == 2 else self._zipf(x, order)
+        # mu carries the rounding of all draws before.
+        num_roundings = 1.0 + _f32(self._params.mirostat_eta) * len(self._output)
+        return Distribution(kept.p, kept.margin / num_roundings)
+
+    def _within_surprise(self, x: Float64s) -> Distribution:
+        return self._tempered(x).keep_from(float(np.exp2(min(-self._mu, 1000.0))))
+
+    def _zipf(self, x: Float64s, order: Int32s) -> Distribution:
         k = zipf_kept(x, _f32(self._params.temperature), self._mu)
         x[order[int(k) :]] = -np.inf
-        return Distribution(self._tempered(x).p, abs(k - round(k)) if k > 1.0 else 1.0)
+        return Distribution(self._tempered(x).p, abs(1.0 - round(k) / k) if k > 1.0 else 1.0)
 
     def choose(self, logits: Float32s, position: int) -> tuple[int, float]:
         """(id, margin): the draw by ascending id, and how far it was from another id."""
