@@ -187,13 +187,15 @@ def test_a_chunk_that_just_ends_before_the_last_id_samples_nothing() -> None:
     assert (batch.num_decode, batch.num_prefill) == (0, 19)
 
 
-def table_with_long_prompt(layout: str) -> SlotTable:
-    """Its one prompt, the last slot, has 2000 tokens."""
+def table_with_long_prompt(layout: str, num_computed: int = 0) -> SlotTable:
+    """Its one prompt, the last slot, has 3000 tokens."""
     table = table_of(layout)
     prompt = table[len(layout) - 1]
     assert prompt is not None
     table.release(prompt)
-    table.place(sequence_of(1, num_prompt=2000, decoding=False))
+    prompt = sequence_of(1, num_prompt=3000, decoding=False)
+    table.place(prompt)
+    prompt.num_computed = num_computed
     return table
 
 
@@ -203,10 +205,17 @@ def test_chunks_are_bounded_by_the_target_beside_decode_rows_alone() -> None:
     assert batch is not None
     assert costs.predict_s(batch.shape) == pytest.approx(0.1)
     assert chunks_of(batch)[1] == 40
-    assert chunks_of(plan_step(table_with_long_prompt("dp"), 1000, costs, 0.25))[1] == 65  # of 115
-    assert chunks_of(plan_step(table_with_long_prompt("dp"), 1000, costs, 0.3))[1] == 129  # of 140
+    assert chunks_of(plan_step(table_with_long_prompt("dp"), 1000, costs, 0.25))[1] == 114
     assert chunks_of(plan_step(table_with_long_prompt("p"), 1000, costs, 0.25))[0] == 1000
     assert chunks_of(plan_step(table_with_long_prompt("dp"), 1000, costs, 0.0))[1] == 999
+
+
+def test_with_much_before_it_a_chunk_fills_the_groups_of_attention() -> None:
+    costs = costs_of(r1=10.0, r2=12.0)
+    for target_s, expected in ((0.1, 40), (0.25, 65), (0.3, 129)):  # of 40, 114 and 140
+        batch = plan_step(table_with_long_prompt("dp", 512), 1000, costs, target_s)
+        assert chunks_of(batch)[1] == expected
+    assert chunks_of(plan_step(table_with_long_prompt("dp", 2900), 1000, costs, 0.25))[1] == 99
 
 
 def test_what_predictions_are_off_by_is_kept_from_prompts() -> None:

@@ -34,6 +34,7 @@ _OPTIMISM = 0.97
 # before them, 65 tokens take no longer than 33.
 LONG_GROUP = 64
 LONG_CHUNK = LONG_GROUP + 1
+LONG_FROM = 512  # positions before a chunk from which on that is worth whole groups
 SHORT_ATTENTION = 2.0  # at least so many times as much, for each token and position before it
 MAX_STRETCH = 0.2
 _TOKENS = 100.0  # the scales of the fit: tokens of a chunk,

@@ -11,7 +11,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tgi_llamacpp.engine.cost_model import LONG_CHUNK, LONG_GROUP, CostModel, StepShape
+from tgi_llamacpp.engine.cost_model import (
+    LONG_CHUNK,
+    LONG_FROM,
+    LONG_GROUP,
+    CostModel,
+    StepShape,
+)
 from tgi_llamacpp.engine.runner import NO_TARGET, UNREAD, Int32s, Plan
 from tgi_llamacpp.engine.sequence import Sequence
 from tgi_llamacpp.engine.slots import SlotTable
@@ -48,11 +54,21 @@ def prefill_share(
     margin_s = min(costs.error_s, MAX_MARGIN * target_itl_s)
     limit_s = max(target_itl_s - margin_s - decode_s, MIN_PROMPT_SHARE * decode_s)
     num_tokens = min(max(costs.num_tokens_within(limit_s, prompts), MIN_CHUNK_TOKENS), room)
-    if num_tokens >= sum(num_left for _, num_left in prompts):
-        return num_tokens  # also what ends the last prompt is no whole group
-    # Of a cut prompt, as many as fill groups of rows: one runs in the pass of the decode rows.
-    row_group = LONG_GROUP if num_tokens >= LONG_CHUNK else costs.curve.row_group
-    return max(num_tokens - (num_tokens - 1) % row_group, min(num_tokens, 1))
+    return num_tokens - _num_cut_off(prompts, num_tokens, costs.curve.row_group)
+
+
+def _num_cut_off(prompts: list[tuple[int, int]], num_tokens: int, row_group: int) -> int:
+    """Tokens to leave out, so that the chunk of a prompt that is cut fills groups of rows.
+
+    One of its tokens runs in the pass of the decode rows. A chunk that ends its prompt stays whole.
+    """
+    for start, num_left in prompts:
+        if num_tokens <= num_left:
+            is_long = start >= LONG_FROM and num_tokens >= LONG_CHUNK
+            is_cut = 0 < num_tokens < num_left
+            return (num_tokens - 1) % (LONG_GROUP if is_long else row_group) if is_cut else 0
+        num_tokens -= num_left
+    return 0
 
 
 def plan_step(
