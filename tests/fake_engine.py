@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import socket
 import struct
 from array import array
@@ -26,6 +27,7 @@ from tgi_llamacpp.messages import (
     FromEngine,
     FromRouter,
     Progress,
+    PromptLogprobs,
     Ready,
     SequenceFailed,
     Start,
@@ -81,6 +83,7 @@ class FakeEngine:
         self._sock = sock
         self._open: dict[int, list[FakeToken]] = {}
         self._waiting: list[int] = []
+        self._submits: dict[int, Submit] = {}
         self._arrived = asyncio.Condition()
         self._has_work = asyncio.Event()
 
@@ -125,6 +128,7 @@ class FakeEngine:
                 if token.finish:
                     del self._open[seq_id]
         admitted, self._waiting = self._waiting, []
+        self._answer_prompts(admitted)
         if rows or admitted:
             out = step_out(self.epoch, rows, admitted)
             if self.num_cached:
@@ -133,6 +137,19 @@ class FakeEngine:
                     out, cached_seq_ids=out.admitted, cached_counts=counts
                 )
             self.send(out)
+
+    def _answer_prompts(self, seq_ids: list[int]) -> None:
+        """Log-probabilities where they are wanted, in two parts; the end where no token is."""
+        for seq_id in seq_ids:
+            submit = self._submits[seq_id]
+            count = len(submit.prompt_ids) // 4 if submit.prompt_logprobs else 1
+            starts = [1, max(1, count // 2), count]
+            for start, stop in itertools.pairwise(starts):
+                is_end = stop == count and not submit.max_new_tokens
+                if start < stop or is_end:
+                    self.send(prompt_logprobs(self.epoch, submit, range(start, stop), is_end))
+            if not submit.max_new_tokens:
+                self._open.pop(seq_id, None)
 
     def fail_all(self, message: str) -> None:
         for seq_id in self._open:
@@ -147,8 +164,10 @@ class FakeEngine:
         if isinstance(message, Start):
             self._start(message)
         elif isinstance(message, Submit):
-            self._open[message.seq_id] = list(self.script(message))
+            tokens = list(self.script(message)) if message.max_new_tokens else []
+            self._open[message.seq_id] = tokens
             self._waiting.append(message.seq_id)
+            self._submits[message.seq_id] = message
             self._has_work.set()
         elif isinstance(message, Abort):
             for seq_id in message.seq_ids:
@@ -172,6 +191,23 @@ class FakeEngine:
             if not self.is_auto or not any(self._open.values()):
                 self._has_work.clear()
             await asyncio.sleep(0)
+
+
+def prompt_logprobs(
+    epoch: int, submit: Submit, indexes: range, is_end: bool = False
+) -> PromptLogprobs:
+    """-0.25 times the index of each token; its alternatives are the next ids, 1 less each."""
+    prompt = array("i", submit.prompt_ids)
+    num_top = submit.params.num_top_tokens
+    return PromptLogprobs(
+        epoch,
+        submit.seq_id,
+        indexes.start,
+        array("f", [-0.25 * i for i in indexes]).tobytes(),
+        array("i", [prompt[i] + k for i in indexes for k in range(num_top)]).tobytes(),
+        array("f", [-0.25 * i - k for i in indexes for k in range(num_top)]).tobytes(),
+        Finish.LENGTH if is_end else Finish.NONE,
+    )
 
 
 def step_out(epoch: int, rows: list[tuple[int, FakeToken]], admitted: list[int]) -> StepOut:

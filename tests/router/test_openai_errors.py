@@ -61,12 +61,6 @@ TOOL = {"type": "function", "function": {"name": "f", "parameters": {}}}
         (TEXT, {"logprobs": 6}, "`logprobs` must be >= 0 and <= 5. Given: 6", "logprobs"),
         (
             TEXT,
-            {"echo": True, "logprobs": 1},
-            "`echo` together with `logprobs` is not supported yet",
-            "echo",
-        ),
-        (
-            TEXT,
             {"prompt": [400_000]},
             "`prompt` token ids must be < 400000. Given: 400000",
             "prompt",

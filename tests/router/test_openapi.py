@@ -85,6 +85,8 @@ BODIES = [
     ("/v1/chat/completions", {"messages": HI, "tool_choice": {"function": {"name": "f"}}}),
     ("/v1/completions", {"prompt": ["a", [1, 2]], "logprobs": 2, "stop": ["x", "y"]}),
     ("/v1/completions", {"prompt": [1, 2], "echo": True}),
+    ("/v1/completions", {"prompt": [1, 2], "echo": True, "logprobs": 2, "max_tokens": 0}),
+    ("/generate", {"inputs": "a", "parameters": {"decoder_input_details": True}}),
     (
         "/v2/models/{name}/versions/{version}/infer",
         {

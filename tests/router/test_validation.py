@@ -91,7 +91,6 @@ def test_the_first_broken_rule_speaks(first: int) -> None:
         ({"stop": ["a", ""]}, "`stop` sequences cannot be empty"),
         ({"watermark": True}, "`watermark` is not supported"),
         ({"adapter_id": "x"}, "`adapter_id` is not supported: no adapters are loaded"),
-        ({"decoder_input_details": True}, "`decoder_input_details` is not supported yet"),
         ({"grammar": Grammar("regex", "a")}, "`grammar` is not supported yet"),
     ],
 )

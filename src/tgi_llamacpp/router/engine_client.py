@@ -31,6 +31,7 @@ from tgi_llamacpp.messages import (
     FromEngine,
     FromRouter,
     Progress,
+    PromptLogprobs,
     Ready,
     SamplingParams,
     SequenceFailed,
@@ -39,8 +40,9 @@ from tgi_llamacpp.messages import (
     StepOut,
 )
 from tgi_llamacpp.router.engine_link import EngineLink
-from tgi_llamacpp.router.mailbox import Alternatives, Mailbox, Row
+from tgi_llamacpp.router.mailbox import NO_TOKEN, Alternatives, Mailbox, Row
 from tgi_llamacpp.router.open_sequence import OpenSequence
+from tgi_llamacpp.router.prompt_scores import PromptScores
 from tgi_llamacpp.router.recovery import Recovery
 from tgi_llamacpp.router.resubmission import Resubmission
 from tgi_llamacpp.step_page import StepEntry
@@ -140,6 +142,7 @@ class EngineClient:
         *,
         choice: int = 0,
         ignore_eog: bool = False,
+        prompt_logprobs: bool = False,
     ) -> OpenSequence:
         """Start one sequence; its rows arrive in `mailbox` under `choice`.
 
@@ -153,6 +156,8 @@ class EngineClient:
         sequence = OpenSequence(
             next(self._next_seq_id), mailbox, choice, prompt_ids, max_new_tokens, params, ignore_eog
         )
+        if prompt_logprobs:
+            sequence.scores = PromptScores(prompt_ids, params.num_top_tokens)
         self._open[sequence.seq_id] = sequence
         if self._is_serving:
             self._resubmission.add(sequence)
@@ -198,6 +203,8 @@ class EngineClient:
             return
         if isinstance(message, StepOut):
             self._on_step(message)
+        elif isinstance(message, PromptLogprobs):
+            self._on_prompt_logprobs(message)
         elif isinstance(message, Stats):
             self.stats = message
         elif isinstance(message, SequenceFailed):
@@ -240,6 +247,19 @@ class EngineClient:
     def _tell_recovered(self) -> None:
         duration_s = self.recovery.finish()
         logger.info("engine %d goes on, %.2f s after the one before", self.epoch, duration_s)
+
+    def _on_prompt_logprobs(self, message: PromptLogprobs) -> None:
+        sequence = self._open.get(message.seq_id)
+        if sequence is None:  # aborted while the step ran
+            return
+        if sequence.admitted_s is None:
+            sequence.admitted_s = time.perf_counter()
+        if sequence.scores is not None:
+            sequence.scores.add(message)
+        if message.finish:
+            del self._open[message.seq_id]
+            sequence.mailbox.put(Row(sequence.choice, NO_TOKEN, 0.0, message.finish, None))
+            self._resubmission.advance()
 
     def _on_cached(self, step: StepOut) -> None:
         counts = memoryview(step.cached_counts).cast("i")

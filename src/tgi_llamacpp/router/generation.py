@@ -18,9 +18,10 @@ import msgspec
 
 from tgi_llamacpp.messages import Finish, SamplingParams
 from tgi_llamacpp.router.detokenizer import Detokenizer
-from tgi_llamacpp.router.mailbox import Alternatives, Mailbox, Row
+from tgi_llamacpp.router.mailbox import NO_TOKEN, Alternatives, Mailbox, Row
 from tgi_llamacpp.router.metrics import RequestTimes
 from tgi_llamacpp.router.open_sequence import OpenSequence
+from tgi_llamacpp.router.prompt_scores import PromptScores
 from tgi_llamacpp.router.sampling import sequence_seed
 from tgi_llamacpp.router.services import Services
 from tgi_llamacpp.router.stop_strings import StopMatcher
@@ -53,8 +54,8 @@ class TokenEvent(NamedTuple):
 
 
 def mean_logprob(events: Sequence[TokenEvent]) -> float:
-    """By what candidates are compared; -inf where it is not a number."""
-    mean = sum(event.logprob for event in events) / len(events)
+    """By what candidates are compared; -inf where it is not a number, 0 without tokens."""
+    mean = sum(event.logprob for event in events) / max(len(events), 1)
     return -math.inf if math.isnan(mean) else mean
 
 
@@ -90,6 +91,10 @@ class SequenceText:
             row.alternatives,
         )
 
+    def end_empty(self) -> None:
+        """There is no token: none was asked for."""
+        self.finish = FinishReason.LENGTH
+
     def _end(self, finish: int) -> str:
         """Settle the reason; returns text that was still held back."""
         visible = "" if self._stops.is_stopped else self._stops.push(self._stream.flush())
@@ -118,10 +123,18 @@ class Planned:
 class RunningSequence:
     """A planned sequence and what has become of it."""
 
-    __slots__ = ("finished_s", "open", "plan", "queued_s", "text")
+    __slots__ = ("finished_s", "open", "plan", "queued_s", "scores", "text")
 
-    def __init__(self, plan: Planned, opened: OpenSequence, text: SequenceText) -> None:
+    def __init__(
+        self,
+        plan: Planned,
+        opened: OpenSequence,
+        text: SequenceText,
+        scores: PromptScores | None,
+    ) -> None:
+        """scores: of the prompt, which may be another sequence's too."""
         self.plan = plan
+        self.scores = scores
         self.open = opened
         self.text = text
         self.queued_s = time.perf_counter()
@@ -142,7 +155,7 @@ class RunningSequence:
             validation_s=self.queued_s - started_s,
             queue_s=admitted_s - self.queued_s,
             inference_s=inference_s,
-            time_per_token_s=inference_s / self.text.num_tokens,
+            time_per_token_s=inference_s / max(self.text.num_tokens, 1),
         )
 
 
@@ -162,7 +175,7 @@ class Generation:
                 text = SequenceText(
                     services.text.detokenizer, plan.request.stop, keep_stop=keep_stop, choice=choice
                 )
-                self.sequences.append(RunningSequence(plan, self._submit(plan, choice), text))
+                self.sequences.append(self._start(plan, choice, text))
         except BaseException:
             self._abort_all()
             raise
@@ -201,6 +214,10 @@ class Generation:
             sequence = self.sequences[row.choice]
             if sequence.finished_s is not None:
                 continue  # decoded past a stop string
+            if row.token_id == NO_TOKEN:
+                sequence.text.end_empty()
+                self._finish(sequence, row)
+                continue
             event = sequence.text.push(row)
             if event.finish is not None:
                 self._finish(sequence, row)
@@ -215,7 +232,14 @@ class Generation:
     ) -> None:
         self._abort_all()
 
-    def _submit(self, plan: Planned, choice: int) -> OpenSequence:
+    def _start(self, plan: Planned, choice: int, text: SequenceText) -> RunningSequence:
+        """Submit a sequence. Of those with one prompt the first has it scored for all."""
+        first = next((one for one in self.sequences if one.plan.request is plan.request), None)
+        opened = self._submit(plan, choice, plan.request.prompt_logprobs and first is None)
+        scores = opened.scores if first is None else first.scores
+        return RunningSequence(plan, opened, text, scores)
+
+    def _submit(self, plan: Planned, choice: int, prompt_logprobs: bool) -> OpenSequence:
         request = plan.request
         return self._engine.submit(
             self._mailbox,
@@ -224,6 +248,7 @@ class Generation:
             plan.params(),
             choice=choice,
             ignore_eog=request.ignore_eog,
+            prompt_logprobs=prompt_logprobs,
         )
 
     def _finish(self, sequence: RunningSequence, row: Row) -> None:

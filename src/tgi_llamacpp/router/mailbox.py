@@ -15,8 +15,12 @@ Alternatives = list[tuple[int, float]]
 """(token id, logprob), best first."""
 
 
+NO_TOKEN = -1
+"""In Row.token_id: the sequence ends and has no token, since none was asked for."""
+
+
 class Row(NamedTuple):
-    """One new token of the sequence with this choice index."""
+    """One new token of the sequence with this choice index, or its end with NO_TOKEN."""
 
     choice: int
     token_id: int

@@ -11,6 +11,7 @@ from array import array
 from tgi_llamacpp.messages import SamplingParams, Submit
 from tgi_llamacpp.router.blame import CrashRecord
 from tgi_llamacpp.router.mailbox import Mailbox
+from tgi_llamacpp.router.prompt_scores import PromptScores
 
 
 class OpenSequence:
@@ -29,6 +30,7 @@ class OpenSequence:
         "num_cached_tokens",
         "params",
         "prompt_ids",
+        "scores",
         "seq_id",
     )
 
@@ -55,6 +57,7 @@ class OpenSequence:
         self.num_arrival = seq_id  # which stays, while each engine may know it by another id
         self.is_submitted = False  # to the engine that runs now
         self.crashes = CrashRecord()
+        self.scores: PromptScores | None = None  # where the prompt's log-probabilities are wanted
 
     def to_submit(self) -> Submit:
         """The frame that starts this sequence, or resumes it where it stands."""
@@ -65,4 +68,6 @@ class OpenSequence:
             self.max_new_tokens,
             self.params,
             self.ignore_eog,
+            prompt_logprobs=self.scores is not None,
+            num_scored=self.scores.num_scored if self.scores is not None else 0,
         )

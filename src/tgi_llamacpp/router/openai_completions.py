@@ -6,10 +6,15 @@ of the order is router/openai.py's.
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Iterable
+from dataclasses import replace
+
 from tgi_llamacpp.errors import TgiError, ValidationError
 from tgi_llamacpp.router import render_openai, render_tgi
+from tgi_llamacpp.router.echo import NO_ECHO, Echo, make_echo
 from tgi_llamacpp.router.exchange import Exchange
-from tgi_llamacpp.router.generation import Generation, TokenEvent, mean_logprob
+from tgi_llamacpp.router.generation import FinishReason, Generation, TokenEvent, mean_logprob
 from tgi_llamacpp.router.openai import (
     check_supported,
     collect,
@@ -65,7 +70,8 @@ async def _run(exchange: Exchange, request: CompletionRequest, num_choices: int)
         headers = render_tgi.compute_headers(
             services.config.compute_type, sum(len(text) for text in texts)
         )
-        echoed = [text for text in texts for _ in range(num_choices)] if request.echo else None
+        echoes = await _echoes(request, prompts, texts, services)
+        echoed = [echo for echo in echoes for _ in range(num_choices)]
         with Generation(services, plans, keep_stop=False) as generation:
             if request.stream:
                 fold = _CompletionFold(services, request, generation, echoed)
@@ -73,6 +79,9 @@ async def _run(exchange: Exchange, request: CompletionRequest, num_choices: int)
                 return
             events = _best(await collect(generation), num_drawn, num_choices)
     exchange.report_success(generation.sequences)
+    scores = [generation.sequences[start].scores for start in range(0, len(plans), num_drawn)]
+    for echo, of_prompt in zip(echoes, scores, strict=False):
+        echo.scores = of_prompt
     await _respond(exchange, request, generation, events, echoed, headers)
 
 
@@ -94,6 +103,7 @@ def _best(
 
 async def _validate(request: CompletionRequest, services: Services) -> list[ValidRequest]:
     parameters = to_parameters(request, request.max_tokens, request.logprobs or 0)
+    parameters.decoder_input_details = request.echo and request.logprobs is not None
     rules = await to_rules(
         request,
         services,
@@ -101,7 +111,21 @@ async def _validate(request: CompletionRequest, services: Services) -> list[Vali
         add_special_tokens=True,
         prompt_field="prompt",
     )
+    if request.echo:
+        rules = replace(rules, min_new_tokens=0)
     return [await validate(services, prompt, parameters, rules) for prompt in request.prompt]
+
+
+async def _echoes(
+    request: CompletionRequest, prompts: list[ValidRequest], texts: list[str], services: Services
+) -> list[Echo]:
+    """One for each prompt; none where they are not wanted."""
+    if not request.echo:
+        return []
+    return [
+        await make_echo(services.text, prompt, text, valid.prompt_ids, valid.prompt_logprobs)
+        for prompt, text, valid in zip(request.prompt, texts, prompts, strict=True)
+    ]
 
 
 def _prompt_text(prompt: str | list[int], services: Services) -> str:
@@ -122,8 +146,6 @@ def _check(request: CompletionRequest, services: Services) -> int:
         raise ValidationError(
             f"`logprobs` must be >= 0 and <= {MAX_LOGPROBS}. Given: {request.logprobs}"
         )
-    if request.echo and request.logprobs is not None:
-        raise ValidationError("`echo` together with `logprobs` is not supported yet")
     num_choices = check_supported(request, services)
     max_sequences = services.config.limits.max_concurrent_requests
     _check_best_of(request, num_choices, max_sequences)
@@ -155,21 +177,22 @@ async def _respond(
     request: CompletionRequest,
     generation: Generation,
     events: list[list[TokenEvent]],
-    echoed: list[str] | None,
+    echoed: list[Echo],
     headers: list[render_tgi.Header],
 ) -> None:
     services = exchange.services
     head = render_openai.Head("text_completion", "cmpl-", model_name(request, services))
-    choices = (
-        render_openai.text_choice(
-            index,
-            (echoed[index] if echoed else "") + "".join(event.visible for event in of_choice),
-            _logprobs(request, of_choice, services, 0),
-            of_choice[-1].finish,
+
+    def render() -> str:
+        choices = (
+            _choice(request, services, index, of_choice, echoed[index] if echoed else NO_ECHO)
+            for index, of_choice in enumerate(events)
         )
-        for index, of_choice in enumerate(events)
-    )
-    body = head.whole(choices, render_openai.usage(generation))
+        return head.whole(choices, render_openai.usage(generation))
+
+    # The log-probabilities of a long prompt are megabytes, so not on the event loop.
+    is_long = any(echo.scores is not None for echo in echoed)
+    body = await services.text.pool.run(render) if is_long else render()
     await exchange.respond(body.encode(), headers=[*headers, *_time_headers(exchange, generation)])
 
 
@@ -185,13 +208,27 @@ def _time_headers(exchange: Exchange, generation: Generation) -> list[render_tgi
     return [(name, b"%d" % value) for name, value in sums.items()]
 
 
+def _choice(
+    request: CompletionRequest,
+    services: Services,
+    index: int,
+    events: list[TokenEvent],
+    echo: Echo,
+) -> str:
+    """One choice of a whole answer."""
+    text = echo.text + "".join(event.visible for event in events)
+    generated = render_openai.generated_logprobs(events, len(echo.text))
+    logprobs = _logprobs(request, services, itertools.chain(echo.logprobs(), generated))
+    finish = events[-1].finish if events else FinishReason.LENGTH
+    return render_openai.text_choice(index, text, logprobs, finish)
+
+
 def _logprobs(
-    request: CompletionRequest, events: list[TokenEvent], services: Services, offset: int
+    request: CompletionRequest, services: Services, entries: Iterable[render_openai.TextLogprob]
 ) -> str:
     if request.logprobs is None:
         return "null"
-    detokenizer = services.text.detokenizer
-    return render_openai.text_logprobs(events, detokenizer, request.logprobs, offset)
+    return render_openai.text_logprobs(entries, services.text.detokenizer, request.logprobs)
 
 
 class _CompletionFold:
@@ -202,35 +239,62 @@ class _CompletionFold:
         services: Services,
         request: CompletionRequest,
         generation: Generation,
-        echoed: list[str] | None,
+        echoed: list[Echo],
     ) -> None:
         self._services = services
         self._request = request
         self._generation = generation
-        self._echoed = echoed or []
-        self._offsets = [0] * len(generation.sequences)
+        self._echoed = echoed
+        self._held: list[TokenEvent] = []
+        self._is_begun = False
+        self._offsets = [len(echo.text) for echo in echoed] or [0] * len(generation.sequences)
         self._head = render_openai.Head("text_completion", "cmpl-", model_name(request, services))
 
     def first(self) -> str:
+        """The echoes, unless their log-probabilities are still to come."""
+        scores = [sequence.scores for sequence in self._generation.sequences]
+        if not all(one is None or one.is_complete for one in scores):
+            return ""
+        self._is_begun = True
+        for echo, of_prompt in zip(self._echoed, scores, strict=False):
+            echo.scores = of_prompt
         return "".join(
-            self._chunk(render_openai.text_choice(index, text, "null", None))
-            for index, text in enumerate(self._echoed)
+            self._chunk(self._echo_choice(index, echo)) for index, echo in enumerate(self._echoed)
         )
 
+    def _echo_choice(self, index: int, echo: Echo) -> str:
+        logprobs = "null"
+        if echo.scores is not None:
+            logprobs = _logprobs(self._request, self._services, echo.logprobs())
+        is_all = self._request.max_tokens == 0
+        finish = FinishReason.LENGTH if is_all else None
+        return render_openai.text_choice(index, echo.text, logprobs, finish)
+
     def render(self, event: TokenEvent) -> str:
+        """What a token adds; choices whose prompt is still scored keep the others waiting."""
+        self._held.append(event)
+        head = "" if self._is_begun else self.first()
+        if not self._is_begun:
+            return ""
+        held, self._held = self._held, []
+        return head + "".join(map(self._render_one, held))
+
+    def _render_one(self, event: TokenEvent) -> str:
         has_logprobs = self._request.logprobs is not None
         if not (event.visible or has_logprobs or event.finish is not None):
             return ""
         offset = self._offsets[event.choice]
         self._offsets[event.choice] += len(event.text)
-        logprobs = _logprobs(self._request, [event], self._services, offset)
+        generated = render_openai.generated_logprobs([event], offset)
+        logprobs = _logprobs(self._request, self._services, generated)
         choice = render_openai.text_choice(event.choice, event.visible, logprobs, event.finish)
         return self._chunk(choice)
 
     def last(self) -> str:
+        head = "" if self._is_begun else self.first()  # no token came: none was asked for
         if not self._request.include_usage:
-            return ""
-        return sse_event(self._head.whole((), render_openai.usage(self._generation)))
+            return head
+        return head + sse_event(self._head.whole((), render_openai.usage(self._generation)))
 
     def _chunk(self, choice: str) -> str:
         return sse_event(self._head.chunk(choice))

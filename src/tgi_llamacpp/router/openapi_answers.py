@@ -196,7 +196,7 @@ def _completion() -> Definitions:
         "CompletionLogprobs": _closed(
             tokens=array(_TEXT),
             token_logprobs=array(_LOGPROB),
-            top_logprobs=array(tops),
+            top_logprobs=array(_nullable(tops)),  # null for the first token of a prompt
             text_offset=array(_COUNT),
         ),
         "Completion": _answer("text_completion", choice, usage),

@@ -87,7 +87,11 @@ def _parameters(limits: LimitsConfig) -> Notes:
         ),
         "watermark": _says("Not supported.", const=False),
         "details": _says("Answer with tokens, log-probabilities and counts.", default=False),
-        "decoder_input_details": _says("Not supported yet.", const=False),
+        "decoder_input_details": _says(
+            "Answer with the log-probabilities of the prompt's tokens too; implies `details`, and"
+            " is not streamed.",
+            default=False,
+        ),
         "seed": _says("The same seed draws the same tokens."),
         "top_n_tokens": _says(
             "Report so many alternatives beside each token.", maximum=limits.max_top_n_tokens
@@ -188,9 +192,17 @@ def _chat() -> Notes:
 def _completion(limits: LimitsConfig) -> Notes:
     several = limits.max_client_batch_size
     return {
+        "max_tokens": _says(
+            "Most tokens to generate; null is all there is room for. 0 with `echo` alone.",
+            minimum=0,
+        ),
         "prompt": _says(f"A text or token ids, or a list of at most {several} of them."),
         "logprobs": _says("Report so many alternatives beside each token.", maximum=MAX_LOGPROBS),
-        "echo": _says("Put the prompt before the text; not together with logprobs.", default=False),
+        "echo": _says(
+            "Put the prompt before the text, and with `logprobs` its tokens before the others;"
+            " `max_tokens` may be 0 then.",
+            default=False,
+        ),
         "best_of": _says(
             "Draw so many candidates for each prompt and answer with the `n` likeliest, by the mean"
             " log-probability of a token. At least `n`; where it is more, not streamed.",

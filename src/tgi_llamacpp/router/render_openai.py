@@ -9,13 +9,15 @@ from __future__ import annotations
 import re
 import secrets
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
 
 from tgi_llamacpp import __version__
 from tgi_llamacpp.errors import BodyError, TgiError
 from tgi_llamacpp.router.detokenizer import Detokenizer
 from tgi_llamacpp.router.generation import FinishReason, Generation, TokenEvent
 from tgi_llamacpp.router.json_format import dumps, float32, quote
+from tgi_llamacpp.router.mailbox import Alternatives
 
 SYSTEM_FINGERPRINT = f"{__version__}-native"
 _FINISH = {FinishReason.LENGTH: "length", FinishReason.EOS: "stop", FinishReason.STOP: "stop"}
@@ -106,29 +108,44 @@ def _token_logprob(token_id: int, logprob: float, detokenizer: Detokenizer) -> s
     return f'"token":{quote(text)},"logprob":{float32(logprob)},"bytes":{numbers}'
 
 
-def text_logprobs(
-    events: Iterable[TokenEvent], detokenizer: Detokenizer, num_top: int, offset: int
-) -> str:
-    """`logprobs` of a completion choice; `offset` is its first token's, in characters."""
+class TextLogprob(NamedTuple):
+    """A token of a completion. `alternatives` None: nothing is known of the first of a prompt."""
+
+    id: int
+    logprob: float
+    alternatives: Alternatives | None
+    offset: int  # in the choice's text, in characters
+
+
+def generated_logprobs(events: Iterable[TokenEvent], offset: int) -> Iterator[TextLogprob]:
+    """`offset` is the first token's."""
+    for event in events:
+        yield TextLogprob(event.id, event.logprob, event.alternatives or [], offset)
+        offset += len(event.text)
+
+
+def text_logprobs(entries: Iterable[TextLogprob], detokenizer: Detokenizer, num_top: int) -> str:
+    """`logprobs` of a completion choice."""
     tokens: list[str] = []
     logprobs: list[str] = []
     tops: list[str] = []
     offsets: list[str] = []
-    for event in events:
-        tokens.append(quote(detokenizer.token_text(event.id)))
-        logprobs.append(float32(event.logprob))
-        tops.append(_top_map(event, detokenizer, num_top))
-        offsets.append(str(offset))
-        offset += len(event.text)
+    for entry in entries:
+        tokens.append(quote(detokenizer.token_text(entry.id)))
+        logprobs.append(float32(entry.logprob))
+        tops.append(_top_map(entry.alternatives, detokenizer, num_top))
+        offsets.append(str(entry.offset))
     return (
         f'{{"tokens":[{",".join(tokens)}],"token_logprobs":[{",".join(logprobs)}],'
         f'"top_logprobs":[{",".join(tops)}],"text_offset":[{",".join(offsets)}]}}'
     )
 
 
-def _top_map(event: TokenEvent, detokenizer: Detokenizer, num_top: int) -> str:
-    alternatives = (event.alternatives or [])[:num_top]
-    texts = {detokenizer.token_text(i): float32(logprob) for i, logprob in reversed(alternatives)}
+def _top_map(alternatives: Alternatives | None, detokenizer: Detokenizer, num_top: int) -> str:
+    if alternatives is None:
+        return "null"
+    kept = reversed(alternatives[:num_top])
+    texts = {detokenizer.token_text(i): float32(logprob) for i, logprob in kept}
     members = (f"{quote(text)}:{logprob}" for text, logprob in reversed(texts.items()))
     return f"{{{','.join(members)}}}"
 

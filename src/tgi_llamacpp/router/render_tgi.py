@@ -18,6 +18,7 @@ from tgi_llamacpp.router.generation import (
 from tgi_llamacpp.router.json_format import dumps, float32, plain_float, quote
 from tgi_llamacpp.router.mailbox import Alternatives
 from tgi_llamacpp.router.metrics import RequestTimes
+from tgi_llamacpp.router.prompt_scores import PromptScores
 from tgi_llamacpp.router.tokenizer import TokenSpan
 
 Header = tuple[bytes, bytes]
@@ -51,6 +52,18 @@ def alternative_tokens(alternatives: Alternatives, detokenizer: Detokenizer) -> 
     parts = (
         token(i, detokenizer.token_text(i), logprob, detokenizer.is_special(i))
         for i, logprob in alternatives
+    )
+    return f"[{','.join(parts)}]"
+
+
+def prefill_tokens(scores: PromptScores | None, detokenizer: Detokenizer) -> str:
+    """`prefill`: the prompt's tokens where they were asked for, else none."""
+    if scores is None:
+        return "[]"
+    parts = (
+        f'{{"id":{token.id},"text":{quote(detokenizer.token_text(token.id))},'
+        f'"logprob":{float32(token.logprob)}}}'
+        for token in scores.tokens()
     )
     return f"[{','.join(parts)}]"
 
@@ -102,7 +115,8 @@ class FinishedSequence:
         if any(event.alternatives for event in self._events):
             rows = (alternative_tokens(e.alternatives or [], detokenizer) for e in self._events)
             tops = f',"top_tokens":[{",".join(rows)}]'
-        return f'{outcome},"prefill":[],"tokens":[{tokens}]{best_of_part}{tops}'
+        prefill = prefill_tokens(self.sequence.scores, detokenizer)
+        return f'{outcome},"prefill":{prefill},"tokens":[{tokens}]{best_of_part}{tops}'
 
 
 def generate_response(text: str, details: str | None) -> str:

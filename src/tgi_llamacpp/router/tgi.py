@@ -65,7 +65,10 @@ async def answer_whole(
         for sequence in finished:
             sequence.text = request.inputs + sequence.text
     details = None
-    if parameters.details:
+    if parameters.decoder_input_details:  # a long prompt is megabytes, so not on the event loop
+        pool = services.text.pool
+        details = await pool.run(winner.details, services.text.detokenizer, losers)
+    elif parameters.details:
         details = winner.details(services.text.detokenizer, losers)
     text = render_tgi.generate_response(winner.text, details)
     times = exchange.report_success([winner.sequence])

@@ -34,6 +34,7 @@ class RouteRules:
     is_greedy: bool = False  # whatever the parameters say
     ignore_eog: bool = False
     add_special_tokens: bool = True
+    min_new_tokens: int = 1  # 0: a prompt alone may be asked about
     prompt_field: str = "inputs"  # where the prompt came from
     samplers: SamplingParams = field(default_factory=SamplingParams)  # beyond the parameters
 
@@ -50,6 +51,7 @@ class ValidRequest:
     is_sampled: bool
     stop: list[str]
     ignore_eog: bool
+    prompt_logprobs: bool
 
 
 async def validate(
@@ -64,7 +66,7 @@ async def validate(
         ValidationError: the first rule that is broken.
     """
     limits = services.config.limits
-    check_parameters(parameters, limits, rules.max_top_tokens)
+    check_parameters(parameters, limits, rules.max_top_tokens, rules.min_new_tokens)
     _check_penalty(rules.presence_penalty, "presence_penalty")
     if not prompt:
         raise ValidationError(f"`{rules.prompt_field}` cannot be empty")
@@ -91,11 +93,15 @@ async def validate(
         is_sampled=sampled,
         stop=parameters.stop,
         ignore_eog=rules.ignore_eog,
+        prompt_logprobs=parameters.decoder_input_details,
     )
 
 
 def check_parameters(
-    parameters: GenerateParameters, limits: LimitsConfig, max_top_tokens: int | None = None
+    parameters: GenerateParameters,
+    limits: LimitsConfig,
+    max_top_tokens: int | None = None,
+    min_new_tokens: int = 1,
 ) -> None:
     """TGI's rules 1 to 11, in its order, with what it lets through by mistake refused too.
 
@@ -113,7 +119,8 @@ def check_parameters(
     _check_number(p.top_p, "top_p", _is_fraction, "be > 0.0 and < 1.0")
     _check_number(p.typical_p, "typical_p", _is_fraction, "be > 0.0 and < 1.0")
     _check_number(p.top_k, "top_k", _is_positive, "be strictly positive")
-    _check_number(p.max_new_tokens, "max_new_tokens", _is_positive, "be strictly positive")
+    if p.max_new_tokens is not None and p.max_new_tokens < min_new_tokens:
+        raise ValidationError("`max_new_tokens` must be strictly positive")
     _check_stop(p.stop, limits.max_stop_sequences)
     if p.seed is not None and is_best_of:
         raise ValidationError("`seed` must not be set when `best_of` > 1")
@@ -209,5 +216,3 @@ def _refuse_unsupported(parameters: GenerateParameters, limits: LimitsConfig) ->
         raise ValidationError("`watermark` is not supported")
     if parameters.adapter_id is not None:
         raise ValidationError("`adapter_id` is not supported: no adapters are loaded")
-    if parameters.decoder_input_details:
-        raise ValidationError("`decoder_input_details` is not supported yet")
