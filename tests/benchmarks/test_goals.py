@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks.bench_poisson import format_rates, highest_rates
+from benchmarks.bench_poisson import format_fractions, format_rates, highest_rates
 from benchmarks.compare import compare_goal, format_goals
 from benchmarks.goals import ROWS, Goal, Row
 from benchmarks.load_generator import Answer
@@ -89,12 +89,15 @@ def test_rates_are_found_pair_by_pair() -> None:
             "scenario": f"poisson@{rate:.3f}",
             "contestant": "a",
             "pair": pair,
-            "metrics": {"all": {"good_fraction": fraction}},
+            "metrics": {"all": {"good_fraction": fraction, "goodput_per_s": fraction * rate}},
         }
         for pair, fractions in enumerate(((1.0, 0.8), (0.5, 0.5)))
         for rate, fraction in zip((0.2, 0.4), fractions, strict=True)
     ]
-    rates = highest_rates({"contestants": {"a": {}}, "pairs": 2, "runs": runs})
+    scenarios = {"poisson@0.200": {}, "poisson@0.400": {}}
+    result = {"contestants": {"a": {}}, "pairs": 2, "runs": runs, "share": 0.9}
+    assert "75.0% good, 0.150 a second" in format_fractions({**result, "scenarios": scenarios})
+    rates = highest_rates(result)
     assert rates == {"a": [pytest.approx(0.3), None]}
     assert "0.150 [0.000, 0.300]" in format_rates(rates)
 
