@@ -250,6 +250,21 @@ class TestCompletions:
         assert logprobs.top_logprobs is not None
         assert [len(tops) for tops in logprobs.top_logprobs] == [2] * 4
 
+    def test_echo_has_the_logprobs_of_the_prompt_as_harnesses_read_them(
+        self, client: openai.OpenAI
+    ) -> None:
+        answer = client.completions.create(
+            model="tgi", prompt=PROMPT + " Paris", logprobs=1, echo=True, max_tokens=0
+        )
+        (choice,) = answer.choices
+        assert choice.text == PROMPT + " Paris"
+        assert choice.logprobs is not None
+        assert choice.logprobs.tokens is not None
+        assert choice.logprobs.token_logprobs is not None
+        assert choice.logprobs.tokens[-2:] == [" P", "aris"]
+        assert choice.logprobs.token_logprobs[0] is None
+        assert all(logprob > -1 for logprob in choice.logprobs.token_logprobs[-2:])
+
     def test_a_stream_adds_up_to_the_text(self, client: openai.OpenAI) -> None:
         stream = client.completions.create(
             prompt=PROMPT, stream=True, stream_options={"include_usage": True}, **GREEDY

@@ -68,6 +68,7 @@ def submit_of(
     ignore_eog: bool = False,
     scope: int = 0,
     prompt_logprobs: bool = False,
+    num_scored: int = 0,
 ) -> Submit:
     """A Submit; an int as prompt is a length."""
     ids = prompt_of(seq_id, prompt) if isinstance(prompt, int) else prompt
@@ -80,6 +81,7 @@ def submit_of(
         ignore_eog=ignore_eog,
         scope=scope,
         prompt_logprobs=prompt_logprobs,
+        num_scored=num_scored,
     )
 
 
@@ -105,7 +107,7 @@ def text_alone(submit: Submit, *, eog_chance: float = 0.0) -> list[int]:
 
 
 def scores_alone(submit: Submit) -> tuple[list[float], list[int]]:
-    """The log-probabilities of its prompt, and their alternatives, row by row and alone."""
+    """The log-probabilities of its prompt that it asks for, and their alternatives, alone."""
     prompt = np.frombuffer(submit.prompt_ids, np.int32)
     runner = FakeRunner(replace(SPLIT, num_slots=1, max_slot_tokens=len(prompt)))
     runner.open(0, submit.params, prompt, NOTHING)
@@ -115,8 +117,9 @@ def scores_alone(submit: Submit) -> tuple[list[float], list[int]]:
         plan = scored_plan_of([(0, row, int(prompt[row]), 0)], [int(prompt[row + 1])])
         scores = runner.step(plan).scores
         assert scores is not None
-        logprobs += scores.logprobs.tolist()
-        top_ids += scores.top_ids[0].tolist()
+        if row >= submit.num_scored:
+            logprobs += scores.logprobs.tolist()
+            top_ids += scores.top_ids[0].tolist()
     return logprobs, top_ids
 
 
@@ -163,6 +166,7 @@ class Simulation:
         self.scheduler = Scheduler(runner, limits or engine_limits(runner.limits), curve=curve)
         self.texts: dict[int, list[int]] = {}
         self.scores: dict[int, list[float]] = {}
+        self.num_scored_before: dict[int, int] = {}
         self.score_top_ids: dict[int, list[int]] = {}
         self.finishes: dict[int, Finish] = {}
         self.failures: dict[int, str] = {}
@@ -177,6 +181,7 @@ class Simulation:
             self.scheduler.submit(submit)
             self.texts.setdefault(submit.seq_id, [])
             self.scores.setdefault(submit.seq_id, [])
+            self.num_scored_before.setdefault(submit.seq_id, submit.num_scored)
             self.score_top_ids.setdefault(submit.seq_id, [])
         self._collect_failures()
 
@@ -231,7 +236,8 @@ class Simulation:
             assert message.seq_id not in self.finishes, "a score after the finish"
             assert not self.texts[message.seq_id], "a score after a token"
             scores = self.scores[message.seq_id]
-            assert message.start == 1 + len(scores), "scores twice, or not in order"
+            start = 1 + self.num_scored_before[message.seq_id] + len(scores)
+            assert message.start == start, "scores twice, or not in order"
             scores += np.frombuffer(message.logprobs, np.float32).tolist()
             self.score_top_ids[message.seq_id] += np.frombuffer(message.top_ids, np.int32).tolist()
             assert len(message.top_ids) == len(message.top_logprobs)

@@ -26,6 +26,7 @@ from tgi_llamacpp.messages import (
     Failed,
     Finish,
     Progress,
+    PromptLogprobs,
     Ready,
     Stats,
     StepOut,
@@ -383,3 +384,32 @@ def test_a_congested_engine_admits_nobody(engine: Engine, monkeypatch: pytest.Mo
     _, _, failures = engine.router.collect(1)  # the inbox is still read
     assert list(failures) == [2]
     assert engine.runner.num_steps == 0
+
+
+def test_a_prompts_logprobs_come_whole_before_its_first_token(engine: Engine) -> None:
+    engine.start()
+    submit = submit_of(1, 40, 3, prompt_logprobs=True)
+    engine.router.send(submit)
+    num_scored = 0
+    while True:
+        message = engine.router.receive()
+        if isinstance(message, StepOut) and rows_of_step(message):
+            break
+        if isinstance(message, PromptLogprobs):
+            assert message.start == 1 + num_scored
+            num_scored += len(message.logprobs) // 4
+    assert num_scored == 39
+
+
+def test_a_sequence_without_tokens_to_come_ends_with_its_prompt(engine: Engine) -> None:
+    engine.start()
+    for prompt_tokens, is_scored in ((1, True), (20, True), (20, False)):
+        submit = submit_of(prompt_tokens + is_scored, prompt_tokens, 0, prompt_logprobs=is_scored)
+        engine.router.send(submit)
+        num_scored, message = 0, None
+        while message is None or not message.finish:
+            message = engine.router.wait_for(PromptLogprobs)
+            assert message.seq_id == submit.seq_id
+            num_scored += len(message.logprobs) // 4
+        assert Finish(message.finish) is Finish.LENGTH
+        assert num_scored == (prompt_tokens - 1 if is_scored else 0)

@@ -84,6 +84,7 @@ def arrivals(draw: st.DrawFn, *, may_abort: bool = True) -> list[Arrival]:
             ignore_eog=draw(st.booleans()),
             scope=draw(st.sampled_from([0, 0, 0, 1])),
             prompt_logprobs=draw(st.booleans()),
+            num_scored=draw(st.sampled_from([0, 0, num_prompt // 2, num_prompt - 1])),
         )
         abort_turn = draw(st.none() | st.integers(turn, turn + 40)) if may_abort else None
         result.append(Arrival(turn, submit, abort_turn))
@@ -136,7 +137,8 @@ def play(simulation: Simulation, coming: list[Arrival], limits: RunnerLimits) ->
 
 def has_rows(submit: Submit) -> bool:
     """Whether there is anything to compute for it."""
-    return submit.max_new_tokens > 0 or (submit.prompt_logprobs and len(submit.prompt_ids) > 4)
+    num_to_score = len(submit.prompt_ids) // 4 - 1 - submit.num_scored
+    return submit.max_new_tokens > 0 or (submit.prompt_logprobs and num_to_score > 0)
 
 
 def simulation_of(

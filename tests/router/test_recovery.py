@@ -11,12 +11,12 @@ from collections.abc import AsyncIterator
 import pytest
 
 from tests.conftest import ENGINE_CONFIG
-from tests.fake_engine import FakeEngine, FakeToken, step_out
+from tests.fake_engine import FakeEngine, FakeToken, prompt_logprobs, step_out
 from tgi_llamacpp.errors import GenerationError
 from tgi_llamacpp.messages import Abort, Finish, SamplingParams, Submit
 from tgi_llamacpp.router.blame import CrashRecord
 from tgi_llamacpp.router.engine_client import EngineClient
-from tgi_llamacpp.router.mailbox import Mailbox
+from tgi_llamacpp.router.mailbox import NO_TOKEN, Mailbox
 from tgi_llamacpp.router.open_sequence import OpenSequence
 from tgi_llamacpp.router.recovery import BACKOFF_S, Patience
 from tgi_llamacpp.router.watchdog import Watchdog
@@ -321,3 +321,29 @@ class TestWatchdog:
             watchdog.look(PageState(num_beats, 1, 0, []), has_work=True)
             now_s += 2
             assert not watchdog.is_stalled
+
+
+def test_a_prompt_is_scored_on_from_where_the_engine_died() -> None:
+    async def main() -> None:
+        async with engines() as world:
+            mailbox = Mailbox()
+            opened = world.client.submit(mailbox, prompt_of(3), 0, PARAMS, prompt_logprobs=True)
+            (submit,) = await world.engine.wait_for(Submit)
+            assert (submit.prompt_logprobs, submit.num_scored) == (True, 0)
+            world.engine.send(prompt_logprobs(world.engine.epoch, submit, range(1, 2)))
+            scores = opened.scores
+            assert scores is not None
+            while not scores.num_scored:
+                await asyncio.sleep(0)
+            await world.crash((opened, 1))
+            engine = await world.start()
+            (again,) = await engine.wait_for(Submit)
+            assert (again.prompt_logprobs, again.num_scored) == (True, 1)
+            engine.send(prompt_logprobs(engine.epoch, again, range(2, 3), is_end=True))
+            (row,) = await mailbox.take()
+            assert (row.token_id, row.finish) == (NO_TOKEN, Finish.LENGTH)
+            assert scores.is_complete
+            assert [token.logprob for token in scores.tokens()][1:] == [-0.25, -0.5]
+            assert world.client.num_open == 0
+
+    asyncio.run(main())
