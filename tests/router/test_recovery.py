@@ -190,6 +190,28 @@ def test_a_suspect_whose_client_goes_makes_way() -> None:
     asyncio.run(main())
 
 
+def test_a_row_that_was_under_way_when_a_suspect_made_way_does_not_count_twice() -> None:
+    async def main() -> None:
+        async with engines() as world:
+            one, two = world.submit(1), world.submit(2)
+            for _ in range(2):
+                await world.crash((one[0], 2), (two[0], 2))
+                engine = await world.start()
+            (before,) = await engine.wait_for(Submit)
+            engine.step()
+            assert await tokens_of(one[1], 1) == [10]
+            await engine.wait_for(Submit, 2)
+            world.client.abort([two[0]])
+            *_, again = await engine.wait_for(Submit, 3)
+            assert again.generated_ids == array("i", [10]).tobytes()
+            engine.send(step_out(3, [(before.seq_id, FakeToken(11))], []))
+            for _ in range(3):
+                engine.step()
+            assert await tokens_of(one[1], 3) == [11, 12, 13]
+
+    asyncio.run(main())
+
+
 def test_a_doubted_engine_has_to_do_a_step_before_it_gets_anything() -> None:
     async def main() -> None:
         async with engines() as world:
@@ -250,7 +272,9 @@ def test_a_crash_counts_where_there_was_no_progress(
 class TestPatience:
     def crash(self, patience: Patience, **changes: object) -> float | None:
         """The delay before the next start; None when there is none."""
-        facts: dict[str, object] = {"num_steps": 0, "had_work": True, "ready_s": 1.0}
+        facts: dict[str, object] = {
+            "num_steps": 0, "had_work": True, "ready_s": 1.0, "is_explained": False,
+        }  # fmt: skip
         patience.on_crash(**(facts | changes))  # type: ignore[arg-type]
         return None if patience.is_over else patience.delay_s
 
@@ -265,7 +289,14 @@ class TestPatience:
         for _ in range(10):
             for _ in range(4):
                 assert self.crash(patience)
-            assert self.crash(patience, num_steps=1) == 0.0
+            assert self.crash(patience, num_steps=2) == 0.0
+
+    def test_a_probe_alone_is_of_use_where_somebody_may_be_to_blame(self) -> None:
+        patience = Patience()
+        assert self.crash(patience)
+        assert self.crash(patience, num_steps=1, is_explained=True) == 0.0
+        assert self.crash(patience)
+        assert [self.crash(patience, num_steps=1) for _ in range(4)][-1] is None
 
     def test_an_engine_without_work_is_not_held_against_the_next(self) -> None:
         patience = Patience()

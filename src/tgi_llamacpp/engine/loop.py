@@ -39,6 +39,7 @@ class EngineLoop:
         self._channel = channel
         self._epoch = epoch
         self._page = page or StepPage()
+        scheduler.on_start = lambda sequence: self._page.begin((sequence.seq_id, 0), 0)
         self._summary = Summary(scheduler.counters)
         self._times = StepTimes()
         self._stats_at_s = 0.0
@@ -90,6 +91,7 @@ class EngineLoop:
     def _turn(self) -> None:
         batch = self._scheduler.schedule(may_admit=not self._channel.is_congested)
         if batch is None:
+            self._page.end(self._scheduler.counters.num_steps)
             self._send_prompt_logprobs()
             return
         self._is_idle = False

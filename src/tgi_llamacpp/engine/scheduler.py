@@ -11,6 +11,7 @@ import logging
 import time
 from array import array
 from collections import OrderedDict
+from collections.abc import Callable
 
 import numpy as np
 
@@ -27,6 +28,10 @@ from tgi_llamacpp.errors import RunnerError
 from tgi_llamacpp.messages import Finish, PromptLogprobs, StepOut, Submit
 
 log = logging.getLogger(__name__)
+
+
+def _nobody_asks(sequence: Sequence) -> None:
+    pass
 
 
 class Scheduler:
@@ -56,6 +61,7 @@ class Scheduler:
         # After a preemption nothing is admitted until a running sequence has left: what was taken
         # from the youngest would go back to it, and be taken again.
         self._is_held = False
+        self.on_start: Callable[[Sequence], None] = _nobody_asks  # before one gets its slot
         # To be told
         self._admitted: list[int] = []
         self._failures: list[tuple[int, str]] = []
@@ -170,6 +176,7 @@ class Scheduler:
         if not sequence.num_preempted:
             sequence.admitted_s = time.monotonic()
             self._admitted.append(sequence.seq_id)
+        self.on_start(sequence)
         try:
             self._placement.place(sequence)
         except RunnerError as refusal:  # of this sequence: nothing was decoded

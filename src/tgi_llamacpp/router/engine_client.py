@@ -184,9 +184,12 @@ class EngineClient:
         if self._link is not None:
             self._link.send(message)
 
-    def blame(self, entries: Iterable[StepEntry]) -> None:
-        """The engine died while it ran these; a sequence that it died of more than twice ends."""
-        self._resubmission.blame(entries)
+    def blame(self, entries: Iterable[StepEntry]) -> bool:
+        """The engine died while it ran these; True where one of them is open.
+
+        A sequence ends that was alone in the engine, and had been in two such crashes before.
+        """
+        return self._resubmission.blame(entries)
 
     def _resume(self, is_doubted: bool) -> None:
         """A new engine serves: it gets what is open."""

@@ -75,10 +75,17 @@ class Patience:
         self._num_useless = 0
         self._load_error: str | None = None
 
-    def on_crash(self, *, num_steps: int, had_work: bool, ready_s: float) -> None:
-        """An engine that was ready for ready_s, and had completed num_steps, has ended."""
+    def on_crash(
+        self, *, num_steps: int, had_work: bool, ready_s: float, is_explained: bool
+    ) -> None:
+        """An engine that was ready for ready_s, and had completed num_steps, has ended.
+
+        is_explained: some sequence may be to blame. Else the step of a doubted engine's probe is no
+        sign that the next one will be of use.
+        """
         self._load_error = None
-        if num_steps or (not had_work and ready_s >= _IDLE_S):
+        num_own = num_steps - (self.has_doubts and not is_explained)
+        if num_own > 0 or (not had_work and ready_s >= _IDLE_S):
             self._num_useless = 0
         else:
             self._num_useless += 1
@@ -101,6 +108,11 @@ class Patience:
     @property
     def num_useless(self) -> int:
         return self._num_useless
+
+    @property
+    def has_doubts(self) -> bool:
+        """The next engine has to do a step of its own before it gets anybody's work."""
+        return self._num_useless > 0
 
     @property
     def delay_s(self) -> float:

@@ -74,21 +74,24 @@ class Resubmission:
         self._open[seq_id] = self._probe
         return self._probe
 
-    def blame(self, entries: Iterable[StepEntry]) -> None:
-        """An engine died while it ran these.
+    def blame(self, entries: Iterable[StepEntry]) -> bool:
+        """An engine died while it ran these; True where one of them is open.
 
         A sequence ends that was alone in the engine, and had been in two such crashes before.
         """
         alone, self._alone = self._alone, None
+        is_anyone = False
         if self._probe is not None:
             self._open.pop(self._probe.seq_id, None)
         for seq_id, position in entries:
             sequence = self._open.get(seq_id)
             if sequence is None:
                 continue
+            is_anyone = True
             sequence.crashes.count(position, len(sequence.generated_ids))
             if sequence is alone and sequence.crashes.is_suspect:
                 self._end(sequence)
+        return is_anyone
 
     def advance(self) -> None:
         """Tokens came, or sequences ended: if that was the suspect's, it is the next one's turn."""

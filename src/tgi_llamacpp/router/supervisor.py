@@ -86,7 +86,7 @@ class EngineSupervisor:
                 self._config,
                 on_progress,
                 self._check,
-                is_doubted=self._patience.num_useless > 0,
+                is_doubted=self._patience.has_doubts,
             )
         except StartupError as error:
             returncode = await self._end_process()
@@ -158,14 +158,19 @@ class EngineSupervisor:
         page = self._process.page.read()
         had_work = self._client.num_open > 0
         cause = describe_exit(await self._end_process())
-        self._client.blame(page.entries)
+        is_explained = self._client.blame(page.entries)
         logger.error(
             "engine %d is gone: %s; %d sequences wait for the next one",
             self._client.epoch,
             cause,
             self._client.num_open,
         )
-        self._patience.on_crash(num_steps=page.num_steps, had_work=had_work, ready_s=ready_s)
+        self._patience.on_crash(
+            num_steps=page.num_steps,
+            had_work=had_work,
+            ready_s=ready_s,
+            is_explained=is_explained,
+        )
         return cause
 
     async def _replace(self) -> None:
