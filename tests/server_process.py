@@ -118,7 +118,7 @@ class Watched:
     """Another process, by a handle that stays its own after it has ended."""
 
     def __init__(self, pid: int) -> None:
-        self._pid = pid
+        self.pid = pid
         self._fd = os.pidfd_open(pid)
 
     def is_gone_within(self, seconds: float) -> bool:

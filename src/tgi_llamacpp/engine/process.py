@@ -40,6 +40,7 @@ from tgi_llamacpp.messages import (
 from tgi_llamacpp.step_page import StepPage
 
 _LAST_WORDS_S = 1.0  # that a Failed frame may take to be read
+_OOM_HANDICAP = 200  # of the thousandths of memory that the kernel compares processes by
 
 log = logging.getLogger(__name__)
 
@@ -56,11 +57,23 @@ def main(argv: Sequence[str], load: Load) -> int:
     faulthandler.enable()
     faulthandler.register(signal.SIGUSR1)  # the router asks a stuck engine where it is
     logs.setup("engine", "info", json_output=False)  # until Start says how
+    _offer_itself_to_the_oom_killer()
+    for fd in (arguments.fd, arguments.page_fd):
+        if fd is not None:  # a debugger that ggml starts must not keep the socket open
+            os.set_inheritable(fd, False)
     with socket.socket(fileno=arguments.fd) as sock:
         watch = RouterWatch(sock.fileno())
         watch.start()
         page = StepPage(arguments.page_fd)
         return serve(sock, load, _set_up_logs, lambda: watch.is_gone, page)
+
+
+def _offer_itself_to_the_oom_killer() -> None:
+    """Where memory runs out, it had better be the process that can be replaced."""
+    with contextlib.suppress(OSError, ValueError), open("/proc/self/oom_score_adj", "r+") as file:
+        score = int(file.read())
+        file.seek(0)
+        file.write(str(min(score + _OOM_HANDICAP, 1000)))
 
 
 def _set_up_logs(config: EngineConfig) -> None:
@@ -113,7 +126,7 @@ def _load(
         model.device,
         time.monotonic() - started_s,
     )
-    return model, faults.with_fault(runner, os.environ.get(faults.VARIABLE))
+    return model, runner
 
 
 def _run(channel: Channel, start: Start, model: Model, runner: Runner, page: StepPage) -> None:
@@ -128,6 +141,7 @@ def _run(channel: Channel, start: Start, model: Model, runner: Runner, page: Ste
     curve = measure_widths(
         runner, runner.limits.num_slots, time.perf_counter, start.config.max_warm_up_ms / 1000
     )
+    runner = faults.with_fault(runner, os.environ.get(faults.VARIABLE))
     scheduler = Scheduler(runner, limits, start.epoch, curve)
     channel.send(_ready(start.epoch, model, limits, notes))
     gc.freeze()  # what is here stays: leave it out of every later collection
