@@ -21,7 +21,7 @@ Events = list[dict[str, Any]]
 
 
 def bodies(count: int, num_tokens: int) -> list[Body]:
-    """Requests of about so many tokens, of six kinds in turn, each with a prompt of its own."""
+    """Requests of about so many tokens, of seven kinds in turn, each with a prompt of its own."""
     return [_KINDS[n % len(_KINDS)](_prompt(n), num_tokens - 7 * (n % 5), n) for n in range(count)]
 
 
@@ -58,6 +58,12 @@ def _best_of(prompt: str, num_tokens: int, number: int) -> Body:
     return "/v1/completions", body | {"best_of": 3, "n": 1, "logprobs": 1}
 
 
+def _scored(prompt: str, num_tokens: int, number: int) -> Body:
+    parameters = {"max_new_tokens": num_tokens, "details": True, "decoder_input_details": True}
+    more = {"top_n_tokens": 2, "temperature": 0.9, "do_sample": True, "seed": number}
+    return "/generate", {"inputs": prompt * 4, "parameters": parameters | more}
+
+
 def _choices(prompt: str, num_tokens: int, number: int) -> Body:
     body = {"prompt": prompt, "max_tokens": num_tokens, "temperature": 0.8, "seed": number, "n": 2}
     return "/v1/completions", body | {"ignore_eos": True, "stream": True}
@@ -74,6 +80,7 @@ _KINDS: tuple[Callable[[str, int, int], Body], ...] = (
     _sampled,
     _details,
     _best_of,
+    _scored,
     _choices,
     _chat,
 )
@@ -111,5 +118,5 @@ async def run_all(
 ) -> list[Events]:
     """All at once; the events of each."""
     limits = httpx.Limits(max_connections=len(requests) + 1)
-    async with httpx.AsyncClient(base_url=url, timeout=2 * PATIENCE_S, limits=limits) as client:
+    async with httpx.AsyncClient(base_url=url, timeout=PATIENCE_S * 10, limits=limits) as client:
         return await asyncio.gather(*(run(client, body, on_event) for body in requests))

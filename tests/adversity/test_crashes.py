@@ -192,6 +192,9 @@ def test_a_busy_engine_ends_within_a_second_when_its_router_is_killed(
 ) -> None:
     with ServerProcess("demo") as server:
         engine_of.append(engine := Watched(server.engine_pid))
+        assert server.url
+        scores = [Path(f"/proc/{p}/oom_score_adj").read_text() for p in (server.pid, engine.pid)]
+        assert int(scores[1]) == min(int(scores[0]) + 200, 1000)
 
         async def main() -> None:
             moments = Moments()

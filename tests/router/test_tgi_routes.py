@@ -292,6 +292,10 @@ def test_health_is_an_empty_200_until_the_engine_is_gone(
     server = make_server()
     response = httpx.get(f"{server.url}{path}")
     assert (response.status_code, response.content) == (200, b"")
+    server.client.is_stalled = True
+    assert httpx.get(f"{server.url}{path}").status_code == 503
+    server.client.is_stalled = False
+    assert httpx.get(f"{server.url}{path}").status_code == 200
     server.do(server.engine.die)
     server.call(server.client.wait_closed())
     response = httpx.get(f"{server.url}{path}")
