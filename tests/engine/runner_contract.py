@@ -16,6 +16,7 @@ import pytest
 
 from tgi_llamacpp.engine.runner import (
     NO_TARGET,
+    UNREAD,
     Float32s,
     Int32s,
     Plan,
@@ -366,6 +367,21 @@ class RunnerContract:
         assert runner.trim(1, len(PROMPT))
         runner.open(1, GREEDY, PROMPT, ids_of(first))
         assert self.same(generate(runner, 1, first, 2), expected)
+
+    def test_a_dummy_row_whose_logits_nobody_reads_changes_nobody(self, runner: Runner) -> None:
+        first = start(runner, 0, PROMPT)
+        expected = generate(runner, 0, first, 3)
+        runner.drop(0)
+        start(runner, 0, PROMPT)
+        ids = [first]
+        for position in range(len(PROMPT), len(PROMPT) + 3):
+            rows = [(0, position, ids[-1], 1), (1, 0, 0, UNREAD)]
+            result = runner.step(plan_of(rows))
+            assert result.slots.tolist() == [0]
+            ids += result.token_ids.tolist()
+            assert runner.trim(1, 0)
+        assert self.same(ids[1:], expected)
+        assert runner.num_cells(1) == 0
 
     # What is refused, and changes nothing
 
