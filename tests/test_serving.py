@@ -95,7 +95,7 @@ def run(server: ServerProcess, scenario: Any) -> Any:
 
 
 def test_sixteen_requests_at_once_give_the_text_of_each_alone(server: ServerProcess) -> None:
-    bodies = [body_of(number, 24 + 4 * (number % 5)) for number in range(NUM_REQUESTS)]
+    bodies = [body_of(number, 64 + 4 * (number % 5)) for number in range(NUM_REQUESTS)]
 
     async def one_by_one(client: httpx.AsyncClient) -> list[dict[str, Any]]:
         return [await complete(client, body) for body in bodies]
