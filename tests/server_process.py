@@ -5,13 +5,23 @@ from __future__ import annotations
 import os
 import re
 import select
+import shutil
 import signal
 import subprocess
 import sys
 import threading
+from pathlib import Path
 from types import TracebackType
 
+import tgi_llamacpp
+
 PATIENCE_S = 60.0  # for what takes a second on a machine that has nothing else to do
+
+
+def copy_of_demo_model(folder: Path) -> Path:
+    """The demo model in `folder`, with its tokenizer beside it; the path of the GGUF."""
+    shutil.copytree(Path(tgi_llamacpp.__file__).parent / "demo", folder, dirs_exist_ok=True)
+    return folder / "demo.gguf"
 
 
 class ServerProcess:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,7 +18,7 @@ from huggingface_hub.errors import (
 )
 
 from tests.clients.conftest import Guarded
-from tests.server_process import PATIENCE_S, ServerProcess
+from tests.server_process import PATIENCE_S, ServerProcess, copy_of_demo_model
 
 PROMPT = "The capital of France is"
 FRANCE: Any = [{"role": "user", "content": "What is the capital of France?"}]
@@ -109,14 +110,25 @@ class TestTextGeneration:
         with pytest.raises(OverloadedError):
             client.text_generation(PROMPT)
 
-    def test_an_engine_that_dies_is_an_error_in_the_stream(self) -> None:
+    def test_an_engine_that_dies_is_a_pause_in_the_stream(self) -> None:
         with ServerProcess("demo") as process:
             client = InferenceClient(base_url=process.url, timeout=PATIENCE_S)
             os.kill(process.engine_pid, signal.SIGSTOP)
             stream = client.text_generation(PROMPT, max_new_tokens=8, stream=True)
             os.kill(process.engine_pid, signal.SIGKILL)
-            # The 200 is there before the engine is asked, so it may die before or after that.
-            with pytest.raises(TextGenerationError, match=r"Incomplete|engine is not running"):
+            assert list(stream) == TOKENS
+
+    def test_an_engine_that_cannot_be_replaced_is_an_error_in_the_stream(
+        self, tmp_path: Path
+    ) -> None:
+        model = copy_of_demo_model(tmp_path)
+        with ServerProcess("serve", f"--model-id={tmp_path}", f"--model-gguf={model}") as process:
+            client = InferenceClient(base_url=process.url, timeout=PATIENCE_S)
+            os.kill(process.engine_pid, signal.SIGSTOP)
+            stream = client.text_generation(PROMPT, max_new_tokens=8, stream=True)
+            model.unlink()
+            os.kill(process.engine_pid, signal.SIGKILL)
+            with pytest.raises(TextGenerationError, match="Failed to load model"):
                 list(stream)
 
     def test_the_async_client_streams_too(self, url: str) -> None:

@@ -6,6 +6,7 @@ import asyncio
 import os
 import signal
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -13,7 +14,7 @@ import openai
 import pytest
 
 from tests.clients.conftest import Guarded
-from tests.server_process import PATIENCE_S, ServerProcess
+from tests.server_process import PATIENCE_S, ServerProcess, copy_of_demo_model
 
 FRANCE: Any = [{"role": "user", "content": "What is the capital of France?"}]
 ANSWER = "The capital of France is Paris."
@@ -323,8 +324,14 @@ class TestErrors:
             client.chat.completions.create(messages=FRANCE, **GREEDY)
         assert caught.value.code == "invalid_api_key"
 
-    def test_an_engine_that_dies_is_an_error_in_the_stream_and_a_503_after_it(self) -> None:
-        with ServerProcess("demo") as process, client_of(process.url) as client:
+    def test_no_engine_any_more_is_an_error_in_the_stream_and_a_503_after_it(
+        self, tmp_path: Path
+    ) -> None:
+        model = copy_of_demo_model(tmp_path)
+        with (
+            ServerProcess("serve", f"--model-id={tmp_path}", f"--model-gguf={model}") as process,
+            client_of(process.url) as client,
+        ):
             stream = client.completions.create(
                 model="tgi",
                 prompt="a",
@@ -334,11 +341,11 @@ class TestErrors:
                 extra_body={"ignore_eos": True},
             )
             assert next(iter(stream)).choices
+            model.unlink()
             os.kill(process.engine_pid, signal.SIGKILL)
             with pytest.raises(openai.APIError) as caught:
                 list(stream)
             assert not isinstance(caught.value, openai.APIConnectionError)
-            process.wait_for("is gone")
             with pytest.raises(openai.InternalServerError) as refused:
                 client.chat.completions.create(messages=FRANCE, **GREEDY)
             assert refused.value.status_code == 503
