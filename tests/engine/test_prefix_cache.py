@@ -200,6 +200,29 @@ def test_states_in_flight_are_computed_by_each() -> None:
     assert simulation.cached == {}
 
 
+# Windows in one pool: what they have passed may be another's, so cells serve only whole
+
+
+class WindowRunner(FakeRunner):
+    """As a sliding window in one pool can be: no part of a slot's cells is to be had."""
+
+    def trim(self, slot: int, num_tokens: int) -> bool:
+        is_part = 0 < num_tokens < self.num_cells(slot)
+        return not is_part and super().trim(slot, num_tokens)
+
+    def copy(self, src: int, dst: int, num_tokens: int) -> bool:
+        is_part = 0 < num_tokens < self.num_cells(src)
+        return not is_part and super().copy(src, dst, num_tokens)
+
+
+def test_a_newcomer_in_the_only_slot_computes_what_a_window_has_passed() -> None:
+    limits = replace(UNIFIED, num_slots=1)
+    simulation = Simulation(WindowRunner(limits), engine_limits(limits))
+    run(simulation, shared(1), shared(2))
+    assert simulation.failures == {}
+    assert simulation.scheduler.counters.prefix.num_misses == {"unknown": 1, "partial": 1}
+
+
 # Who makes way
 
 

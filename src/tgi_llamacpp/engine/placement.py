@@ -160,6 +160,7 @@ class Placement:
         if self._runner.trim(slot, match.num_tokens):
             return match.num_tokens
         self._runner.drop(slot)
+        match.sources, match.miss = [], "partial"
         return 0
 
     def _copy(self, sequence: Sequence, match: Match) -> None:
