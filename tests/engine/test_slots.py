@@ -246,6 +246,13 @@ def test_a_cut_chunk_fills_groups_of_rows_beside_the_row_that_joins_the_others()
     assert chunks_of(plan_step(table_of("dp"), 1000, costs, 1.0))[1] == 19  # and no tail is left
 
 
+def test_the_oldest_prompt_comes_forward_however_many_others_sit_between_decode_rows() -> None:
+    layout = "d" + "p" * 12 + "dp"  # the last slot came first
+    batch = plan_step(table_of(layout), 1000, costs_of(r1=400.0, r2=401.0), 0.25)
+    expected = dict.fromkeys(range(14), 1) | {14: MIN_CHUNK_TOKENS}
+    assert chunks_of(batch) == expected
+
+
 # Dummies that fill up a width
 
 

@@ -97,7 +97,9 @@ def plan_step(
     width = len(decoding) + len(dummies)
     if prefilling and decoding and target_itl_s:
         prompts = [(one.num_computed, one.num_to_prefill) for one in prefilling]
-        room = prefill_share(costs, target_itl_s, width, prompts, room)
+        share = prefill_share(costs, target_itl_s, width, prompts, room)
+        # Bridges run in the decode rows' pass; were they all of a share, the oldest would wait.
+        room = max(share, min(len(bridging) + MIN_CHUNK_TOKENS, room)) if bridging else share
         if any(one.num_to_score for one in prefilling):
             outputs = min(outputs, score_share(costs, target_itl_s, width, outputs))
     pads: list[int] = []
