@@ -131,6 +131,30 @@ def engine_of() -> Iterator[list[Watched]]:
         handle.close()
 
 
+def test_what_comes_without_an_engine_waits_up_to_the_limit_and_is_served() -> None:
+    body = {"prompt": "one", "max_tokens": 3, "temperature": 0}
+    with ServerProcess("demo", "--max-concurrent-requests=2") as server:
+
+        async def main() -> None:
+            async with httpx.AsyncClient(base_url=server.url, timeout=PATIENCE_S) as client:
+                os.kill(engine_pid(server, 1), signal.SIGKILL)
+                await asyncio.to_thread(server.wait_for, "engine 2 started")
+                os.kill(engine_pid(server, 2), signal.SIGSTOP)  # it does not come up for now
+                all_three = [asyncio.create_task(complete(client)) for _ in range(3)]
+                done, waiting = await asyncio.wait(all_three, return_when=asyncio.FIRST_COMPLETED)
+                assert [one.result().status_code for one in done] == [429]
+                assert (await client.get("/health")).status_code == 503
+                assert (await client.get("/v2/health/live")).status_code == 200
+                os.kill(engine_pid(server, 2), signal.SIGCONT)
+                assert [(await one).status_code for one in waiting] == [200, 200]
+
+        async def complete(client: httpx.AsyncClient) -> httpx.Response:
+            return await client.post("/v1/completions", json=body)
+
+        asyncio.run(main())
+        assert server.stop() == 0
+
+
 def test_a_request_that_kills_engines_is_the_only_one_that_fails() -> None:
     requests = bodies(16, 60)
     environment = {VARIABLE: f"abort:{MARK}"}

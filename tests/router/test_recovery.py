@@ -13,7 +13,7 @@ import pytest
 from tests.conftest import ENGINE_CONFIG
 from tests.fake_engine import FakeEngine, FakeToken, prompt_logprobs, step_out
 from tgi_llamacpp.errors import GenerationError
-from tgi_llamacpp.messages import Abort, Finish, SamplingParams, Submit
+from tgi_llamacpp.messages import Abort, Failed, Finish, SamplingParams, Submit
 from tgi_llamacpp.router.blame import CrashRecord
 from tgi_llamacpp.router.engine_client import EngineClient
 from tgi_llamacpp.router.mailbox import NO_TOKEN, Mailbox
@@ -208,6 +208,18 @@ def test_a_row_that_was_under_way_when_a_suspect_made_way_does_not_count_twice()
             for _ in range(3):
                 engine.step()
             assert await tokens_of(one[1], 3) == [11, 12, 13]
+
+    asyncio.run(main())
+
+
+def test_an_engines_last_words_are_kept_until_the_next_one_starts() -> None:
+    async def main() -> None:
+        async with engines() as world:
+            world.engine.send(Failed(1, "the device is lost"))
+            await world.crash()
+            assert world.client.last_words == "the device is lost"
+            await world.start()
+            assert world.client.last_words is None
 
     asyncio.run(main())
 

@@ -67,13 +67,14 @@ class EngineClient:
         self._next_seq_id = itertools.count(1)
         self._link: EngineLink | None = None
         self._is_serving = False
+        self.last_words: str | None = None  # of the engine that runs now, or ran last
         self._end_reason: str | None = None  # why there will be no engine any more
         self._resubmission = Resubmission(self._open, self._next_seq_id, self._send)
 
     @property
     def is_healthy(self) -> bool:
         """An engine has said Ready, its socket is open, and it moves when there is work."""
-        return self._is_serving and not self.is_stalled
+        return self._is_serving and not self.is_stalled and self._end_reason is None
 
     @property
     def num_open(self) -> int:
@@ -105,6 +106,7 @@ class EngineClient:
         sock.setblocking(False)
         await loop.create_unix_connection(lambda: link, sock=sock)
         self._link = link
+        self.last_words = None
         link.send(Start(self.epoch, config))
         try:
             ready = _checked(await link.started)
@@ -216,7 +218,7 @@ class EngineClient:
                 sequence.mailbox.fail(GenerationError(message.message))
                 self._resubmission.advance()
         elif isinstance(message, Failed):
-            logger.error("the engine failed: %s", message.message)
+            self.last_words = message.message
 
     def _on_step(self, step: StepOut) -> None:
         sequences = self._open

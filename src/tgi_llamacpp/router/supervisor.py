@@ -158,6 +158,8 @@ class EngineSupervisor:
         page = self._process.page.read()
         had_work = self._client.num_open > 0
         cause = describe_exit(await self._end_process())
+        if self._client.last_words is not None:
+            cause += f" ({self._client.last_words})"
         is_explained = self._client.blame(page.entries)
         logger.error(
             "engine %d is gone: %s; %d sequences wait for the next one",
