@@ -23,7 +23,8 @@ PROTOCOL_VERSION = 3
 MAX_FRAME_BYTES = 64 * 1024 * 1024
 SIZE_BOUNDS = tuple(range(1, 1025))  # of a batch in sequences, as in TGI
 # Why an admitted sequence found nothing in the prefix cache: nobody begins as it does; too little
-# of it; those who do are not there yet; the memory shares states only whole.
+# of it; those who do are not there yet; the memory shares states only whole; its ids are to be
+# scored, for which nobody has kept logits.
 PREFIX_MISSES = ("unknown", "short", "computing", "partial", "scored")
 _LENGTH = struct.Struct("<I")
 
