@@ -6,6 +6,7 @@ import pytest
 
 from tests.conftest import MakeServer, sse_data, sse_events
 from tests.fake_engine import FakeToken
+from tests.fake_text import EOS
 from tgi_llamacpp.messages import Finish, Submit
 from tgi_llamacpp.router.sampling import sequence_seed
 
@@ -108,6 +109,20 @@ def test_logprobs_have_the_old_form(make_server: MakeServer) -> None:
     logprobs = [c["choices"][0]["logprobs"] for c in chunks]
     assert [p["text_offset"] for p in logprobs] == [[0], [5]]
     assert logprobs[1]["tokens"] == [" to"]
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_offsets_pass_over_end_tokens_that_show_no_text(
+    make_server: MakeServer, stream: bool
+) -> None:
+    server = make_server(lambda submit: [FakeToken(EOS), *_with_tops(submit)])
+    body = {"prompt": "a", "logprobs": 0, "ignore_eos": True, "stream": stream}
+    response = httpx.post(server.url + PATH, json=body)
+    answers = sse_events(response) if stream else [response.json()]
+    choices = [answer["choices"][0] for answer in answers]
+    assert "".join(choice["text"] for choice in choices) == " love to"
+    offsets = [offset for choice in choices for offset in choice["logprobs"]["text_offset"]]
+    assert offsets == [0, 0, 5]
 
 
 @pytest.mark.parametrize("stream", [False, True])

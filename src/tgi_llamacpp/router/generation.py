@@ -52,6 +52,11 @@ class TokenEvent(NamedTuple):
     finish: FinishReason | None
     alternatives: Alternatives | None
 
+    @property
+    def num_characters(self) -> int:
+        """Of the generated text, in which special tokens have none."""
+        return 0 if self.is_special else len(self.text)
+
 
 def mean_logprob(events: Sequence[TokenEvent]) -> float:
     """By what candidates are compared; -inf where it is not a number, 0 without tokens."""

@@ -284,7 +284,7 @@ class _CompletionFold:
         if not (event.visible or has_logprobs or event.finish is not None):
             return ""
         offset = self._offsets[event.choice]
-        self._offsets[event.choice] += len(event.text)
+        self._offsets[event.choice] += event.num_characters
         generated = render_openai.generated_logprobs([event], offset)
         logprobs = _logprobs(self._request, self._services, generated)
         choice = render_openai.text_choice(event.choice, event.visible, logprobs, event.finish)

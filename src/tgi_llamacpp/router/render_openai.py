@@ -121,7 +121,7 @@ def generated_logprobs(events: Iterable[TokenEvent], offset: int) -> Iterator[Te
     """`offset` is the first token's."""
     for event in events:
         yield TextLogprob(event.id, event.logprob, event.alternatives or [], offset)
-        offset += len(event.text)
+        offset += event.num_characters
 
 
 def text_logprobs(entries: Iterable[TextLogprob], detokenizer: Detokenizer, num_top: int) -> str:
