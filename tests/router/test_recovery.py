@@ -110,6 +110,24 @@ def test_a_sequence_goes_on_in_the_next_engine_where_it_stopped() -> None:
     asyncio.run(main())
 
 
+def test_what_an_engine_found_cached_does_not_count_where_the_next_computes_it() -> None:
+    async def main() -> None:
+        async with engines() as world:
+            world.engine.num_cached = 2
+            begun, mailbox = world.submit(1)
+            await world.engine.wait_for(Submit)
+            world.engine.step()
+            await tokens_of(mailbox, 1)
+            fresh, _ = world.submit(2)
+            fresh.num_cached_tokens = 2  # the engine said so, and gave no token
+            await world.crash()
+            await world.start()
+            assert fresh.num_cached_tokens == 0
+            assert begun.num_cached_tokens == 2  # its answer has begun with them
+
+    asyncio.run(main())
+
+
 def test_what_comes_between_two_engines_waits_and_keeps_its_place() -> None:
     async def main() -> None:
         async with engines() as world:

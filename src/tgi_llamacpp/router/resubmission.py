@@ -56,6 +56,8 @@ class Resubmission:
         for sequence in self._open.values():
             num_again += sequence.is_submitted
             sequence.is_submitted = False
+            if not sequence.generated_ids:  # what the engine before had found was of no use
+                sequence.num_cached_tokens = 0
         self._suspects = deque(s for s in self._open.values() if s.crashes.is_suspect)
         if self._suspects:
             logger.warning(
