@@ -1,4 +1,5 @@
 import httpx
+import pytest
 
 from tests.conftest import LIMITS, MakeServer
 from tgi_llamacpp.errors import (
@@ -161,6 +162,20 @@ def test_a_generation_is_counted_once_on_every_route(make_server: MakeServer) ->
     assert "tgi_request_generated_tokens_sum 16" in lines
     assert "tgi_request_input_length_count 4" in lines
     assert "tgi_request_queue_duration_count 4" in lines
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_every_prompt_of_a_request_is_a_request_and_a_success(
+    make_server: MakeServer, stream: bool
+) -> None:
+    server = make_server()
+    body = {"prompt": ["abc", "de"], "n": 2, "stream": stream}
+    httpx.post(f"{server.url}/v1/completions", json=body)
+    lines = httpx.get(f"{server.url}/metrics").text.splitlines()
+    assert "tgi_request_count 2" in lines
+    assert "tgi_request_success 2" in lines
+    assert "tgi_request_duration_count 2" in lines
+    assert "tgi_request_generated_tokens_sum 16" in lines
 
 
 def test_the_whole_room_is_observed(make_server: MakeServer) -> None:

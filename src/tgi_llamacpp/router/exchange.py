@@ -107,11 +107,20 @@ class Exchange:
         await self._send({"type": "http.response.body", "body": body, "more_body": False})
 
     def report_success(self, sequences: Sequence[RunningSequence]) -> RequestTimes:
-        """Count and log a finished generation. Returns the times of what took longest."""
-        last = max(sequences, key=lambda sequence: sequence.finished_s or 0.0)
+        """Count and log a finished generation. Returns the times of what took longest.
+
+        Each prompt is a success of its own, as it was a request of its own.
+        """
+        by_prompt: dict[int, list[RunningSequence]] = {}
+        for sequence in sequences:
+            by_prompt.setdefault(id(sequence.plan.request), []).append(sequence)
+        for of_prompt in by_prompt.values():
+            num_generated = sum(sequence.text.num_tokens for sequence in of_prompt)
+            times = _last(of_prompt).times(self.started_s)
+            self.services.metrics.observe_success(times, num_generated)
+        last = _last(sequences)
         times = last.times(self.started_s)
         num_generated = sum(sequence.text.num_tokens for sequence in sequences)
-        self.services.metrics.observe_success(times, num_generated)
         logger.info(
             "%r: %d prompt tokens, %d generated in %d ms: %d validating, %d queued, %d running",
             self.scope["path"],
@@ -128,6 +137,11 @@ class Exchange:
         """Begin an answer of server-sent events."""
         self.is_answered = True
         return sse.EventStream(self._send, headers)
+
+
+def _last(sequences: Iterable[RunningSequence]) -> RunningSequence:
+    """The one that finished last."""
+    return max(sequences, key=lambda sequence: sequence.finished_s or 0.0)
 
 
 async def _gone(receive: Receive) -> None:
