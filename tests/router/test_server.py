@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tgi_llamacpp.errors import StartupError
+from tgi_llamacpp.errors import EngineFailedError, StartupError
 from tgi_llamacpp.router import server
 
 
@@ -46,12 +46,73 @@ def test_an_engine_and_a_template_that_fail_together_are_one_error(
     assert caplog.records == []
 
 
+def test_an_engine_given_up_before_the_server_listens_ends_it_too(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def main() -> None:
+        given_up = asyncio.Event()
+
+        async def run(function: object) -> None:
+            await given_up.wait()
+
+        async def start(on_progress: object) -> Any:
+            asyncio.get_running_loop().call_soon(give_up)
+            return SimpleNamespace(notes=[], eog_ids=[])
+
+        def give_up() -> None:
+            options["on_give_up"]("it cannot load the model again")
+            given_up.set()
+
+        async def stop() -> None:
+            pass
+
+        options: dict[str, Any] = {}
+
+        def supervise(*_: object, **given: Any) -> Any:
+            options.update(given)
+            return SimpleNamespace(start=start, stop=stop)
+
+        monkeypatch.setattr(server, "engine_config", lambda *arguments: None)
+        monkeypatch.setattr(server, "EngineSupervisor", supervise)
+        pool = SimpleNamespace(run=run, close=lambda: None)
+        monkeypatch.setattr(server, "TokenizerPool", lambda *arguments: pool)
+        for name in ("Detokenizer", "router_config", "TextTools", "build_app", "_listen"):
+            monkeypatch.setattr(server, name, lambda *arguments, **options: None)
+        monkeypatch.setattr(server.http_server, "HttpServer", _Server)
+        with pytest.raises(EngineFailedError, match="cannot load"):
+            await server._serve(_launch())
+
+    asyncio.run(asyncio.wait_for(main(), 20))
+
+
+class _Server:
+    """Serves until it is told to stop."""
+
+    def __init__(self, app: object, **options: object) -> None:
+        self._stopped = asyncio.Event()
+
+    def stop(self) -> None:
+        self._stopped.set()
+
+    async def serve(self, sockets: object) -> None:
+        await self._stopped.wait()
+
+
 def _launch() -> Any:
-    config = SimpleNamespace(validation_workers=1, json_output=True, engine_watchdog_s=0)
+    config = SimpleNamespace(
+        validation_workers=1,
+        json_output=True,
+        engine_watchdog_s=0,
+        exit_on_engine_failure=True,
+        shutdown_timeout=1,
+    )
     return SimpleNamespace(
         config=config,
         derived=None,
-        files=SimpleNamespace(gguf="model.gguf"),
+        name="model",
+        content_guard=None,
+        sock=None,
+        files=SimpleNamespace(gguf="model.gguf", sha=None, pipeline_tag=None),
         tokenizer=SimpleNamespace(extra_eog_ids=[]),
         chat_template=SimpleNamespace(prepare=None),
     )

@@ -176,8 +176,10 @@ async def _serve(launch: Launch) -> None:
 
 
 def _on_give_up(reason: str, config: ServerConfig, signals: _Signals, failures: list[str]) -> None:
-    if config.exit_on_engine_failure and signals.server is not None:
-        failures.append(reason)
+    if not config.exit_on_engine_failure:
+        return
+    failures.append(reason)
+    if signals.server is not None:  # else _serve stops it as soon as it is there
         signals.server.stop()
 
 
