@@ -157,6 +157,10 @@ def _check_params(params: SamplingParams, max_top_tokens: int) -> str | None:
         "presence_penalty": math.isfinite(params.presence_penalty),
         "seed": 0 <= params.seed < 2**64,
         "num_top_tokens": 0 <= params.num_top_tokens <= max_top_tokens,
+        "penalty_last_n": -1 <= params.penalty_last_n < 2**31,
+        "dry_allowed_length": 0 <= params.dry_allowed_length < 2**31,
+        "dry_last_n": -1 <= params.dry_last_n < 2**31,
+        "mirostat": 0 <= params.mirostat <= 2,
     }
     for name, good in is_good.items():
         if not good:
