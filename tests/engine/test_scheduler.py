@@ -274,7 +274,10 @@ def test_a_resumed_sequence_goes_on_and_counts_what_it_has() -> None:
         (submit_of(1, 3, 5, params=SamplingParams(top_p=0.0)), "top_p is 0.0"),
         (submit_of(1, 3, 5, params=SamplingParams(num_top_tokens=65)), "num_top_tokens is 65"),
         (submit_of(1, 3, 5, params=SamplingParams(seed=-1)), "seed is -1"),
-        (submit_of(1, 3, 5, params=SamplingParams(penalty_last_n=2**31)), "penalty_last_n is 21474"),
+        (
+            submit_of(1, 3, 5, params=SamplingParams(penalty_last_n=2**31)),
+            "penalty_last_n is 21474",
+        ),
         (submit_of(1, 3, 5, params=SamplingParams(dry_last_n=-2)), "dry_last_n is -2"),
         (submit_of(1, 3, 5, params=SamplingParams(dry_allowed_length=2**31)), "dry_allowed_length"),
         (submit_of(1, 3, 5, params=SamplingParams(mirostat=3)), "mirostat is 3"),
