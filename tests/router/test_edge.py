@@ -172,3 +172,15 @@ def test_what_clients_send_is_escaped_in_the_log(
     lines = [record.getMessage() for record in caplog.records]
     assert any("forged" in line for line in lines)
     assert all(line.isprintable() for line in lines)
+
+
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/chat_tokenize"])
+def test_a_prompt_in_a_wrong_place_is_told_to_the_client_and_not_to_the_log(
+    http: httpx.Client, caplog: pytest.LogCaptureFixture, path: str
+) -> None:
+    with caplog.at_level("INFO"):
+        answer = http.post(path, json={"messages": 'my "private" prompt'})
+    assert answer.status_code == 422
+    assert "private" in answer.text
+    assert "invalid type: string, expected a sequence" in caplog.text
+    assert "private" not in caplog.text

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import hmac
 import logging
+import re
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
 from typing import TypeVar
@@ -33,6 +34,8 @@ from tgi_llamacpp.router.shapes import Doubt, Shape
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
 Headers = Iterable[tuple[bytes, bytes]]
+# What a client wrote where something else belongs, in TGI's words. It may be a prompt: not logged.
+_QUOTED = re.compile(r'string ".*"', re.DOTALL)
 ErrorText = Callable[[TgiError], str]
 
 
@@ -222,7 +225,8 @@ class Endpoint:
 
     async def _fail(self, exchange: Exchange, error: TgiError) -> None:
         self._services.metrics.count_failure(error)
-        logger.info("%r: %d %r", exchange.scope["path"], error.http_status, error.message)
+        message = _QUOTED.sub("string", error.message)
+        logger.info("%r: %d %.500r", exchange.scope["path"], error.http_status, message)
         status = error.http_status
         if exchange.error_text is not None:
             await exchange.respond(exchange.error_text(error).encode(), status=status)
