@@ -6,14 +6,20 @@ alternatives the ids from its own on.
 
 from __future__ import annotations
 
-from typing import Any
+import dataclasses
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import httpx
 import pytest
 
-from tests.conftest import MakeServer, sse_events
+from tests.conftest import TOOLS, MakeServer, sse_events
 from tests.fake_engine import FakeToken
+from tests.fake_text import FakePool
 from tgi_llamacpp.messages import Finish, Submit
+from tgi_llamacpp.router.echo import Echo
+
+T = TypeVar("T")
 
 COMPLETIONS = "/v1/completions"
 
@@ -161,6 +167,39 @@ def test_a_streams_echo_carries_the_prompts_logprobs_before_any_token(
     assert sorted(choice["index"] for choice in tokens) == [0, 1, 2, 3]
     by_index = {choice["index"]: choice["logprobs"]["text_offset"] for choice in tokens}
     assert by_index == {0: [2], 1: [2], 2: [1], 3: [1]}
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("max_tokens", [0, 1])
+def test_a_prompts_logprobs_are_written_in_a_worker(
+    make_server: MakeServer, monkeypatch: pytest.MonkeyPatch, stream: bool, max_tokens: int
+) -> None:
+    pool = _WatchedPool()
+    server = make_server(one_token, text=dataclasses.replace(TOOLS, pool=pool))
+    in_worker: list[bool] = []
+    of_prompt = Echo.logprobs
+
+    def logprobs(echo: Echo) -> Any:
+        in_worker.append(pool.is_running)
+        return of_prompt(echo)
+
+    monkeypatch.setattr(Echo, "logprobs", logprobs)
+    body = {"prompt": ["ab", "c"], "echo": True, "logprobs": 1, "max_tokens": max_tokens}
+    httpx.post(server.url + COMPLETIONS, json={**body, "stream": stream}).raise_for_status()
+    assert in_worker == [True, True]
+
+
+class _WatchedPool(FakePool):
+    """Knows whether a job of its runs."""
+
+    is_running = False
+
+    async def run(self, function: Callable[..., T], *args: Any, **kwargs: Any) -> T:
+        self.is_running = True
+        try:
+            return await super().run(function, *args, **kwargs)
+        finally:
+            self.is_running = False
 
 
 def test_whole_choices_of_one_prompt_share_its_scores(make_server: MakeServer) -> None:

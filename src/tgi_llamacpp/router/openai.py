@@ -7,7 +7,8 @@ usage, [DONE]. What a chunk looks like is the route's affair.
 from __future__ import annotations
 
 import logging
-from typing import Protocol
+from collections.abc import Callable
+from typing import ParamSpec, Protocol
 
 from tgi_llamacpp.errors import TgiError, ValidationError
 from tgi_llamacpp.router import sse
@@ -23,6 +24,7 @@ from tgi_llamacpp.router.services import Services
 from tgi_llamacpp.router.validation import RouteRules, ValidRequest
 
 logger = logging.getLogger(__name__)
+P = ParamSpec("P")
 
 
 class ModelNotFound(TgiError):
@@ -34,6 +36,11 @@ class ModelNotFound(TgiError):
 
 class StreamFold(Protocol):
     """Turns the events of a generation into the chunks of a route."""
+
+    @property
+    def is_slow(self) -> bool:
+        """Whether the next call may take long, so that others must not wait for it."""
+        ...
 
     def first(self) -> str:
         """Chunks before any token."""
@@ -142,18 +149,36 @@ async def stream_chunks(
     """Answer with chunks until [DONE]; an error from here on is an event before it."""
     async with exchange.stream(headers) as stream:
         try:
-            await stream.write(fold.first().encode())
+            await stream.write((await _render(exchange, fold, fold.first)).encode())
             while not generation.is_finished:
-                chunks = "".join(map(fold.render, await generation.next_events()))
+                events = await generation.next_events()
+                chunks = await _render(exchange, fold, _render_all, fold, events)
                 if chunks:
                     await stream.write(chunks.encode())
-            tail = fold.last()
+            tail = await _render(exchange, fold, fold.last)
             exchange.report_success(generation.sequences)
         except TgiError as error:
             exchange.services.metrics.count_failure(error)
             logger.info("stream: %r", error.message)
             tail = sse.event(error_text(error))
         await stream.write(tail.encode() + sse.DONE)
+
+
+async def _render(
+    exchange: Exchange,
+    fold: StreamFold,
+    render: Callable[P, str],
+    *args: P.args,
+    **kwargs: P.kwargs,
+) -> str:
+    """What `render` gives; in a worker where that is slow, and not on the event loop."""
+    if fold.is_slow:
+        return await exchange.services.text.pool.run(render, *args, **kwargs)
+    return render(*args, **kwargs)
+
+
+def _render_all(fold: StreamFold, events: list[TokenEvent]) -> str:
+    return "".join(map(fold.render, events))
 
 
 def _model(services: Services) -> dict[str, object]:

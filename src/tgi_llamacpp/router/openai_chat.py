@@ -202,6 +202,10 @@ class _ChatFold:
             "chat.completion.chunk", "chatcmpl-", model_name(request, services)
         )
 
+    @property
+    def is_slow(self) -> bool:
+        return False
+
     def first(self) -> str:
         delta = '{"role":"assistant","content":""}'
         return "".join(

@@ -250,6 +250,12 @@ class _CompletionFold:
         self._offsets = [len(echo.text) for echo in echoed] or [0] * len(generation.sequences)
         self._head = render_openai.Head("text_completion", "cmpl-", model_name(request, services))
 
+    @property
+    def is_slow(self) -> bool:
+        """Log-probabilities of prompts are still to be written: megabytes, for long ones."""
+        has_scores = any(sequence.scores is not None for sequence in self._generation.sequences)
+        return has_scores and not self._is_begun
+
     def first(self) -> str:
         """The echoes, unless their log-probabilities are still to come."""
         scores = [sequence.scores for sequence in self._generation.sequences]
