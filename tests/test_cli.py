@@ -269,6 +269,10 @@ class TestDerivedValues:
         config = parse("--cors-allow-origin", "*")
         assert router_config(config, derive(config, 2), "n", _ready(2048)).cors_allow_origin == []
 
+    def test_no_more_candidates_are_allowed_than_may_run_at_once(self) -> None:
+        config = parse("--max-concurrent-requests=1")
+        assert router_config(config, derive(config, 2), "n", _ready(2048)).limits.max_best_of == 1
+
 
 def _ready(max_sequence_tokens: int) -> Ready:
     return Ready(

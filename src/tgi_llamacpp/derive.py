@@ -130,7 +130,8 @@ def router_config(config: ServerConfig, derived: Derived, name: str, ready: Read
         max_concurrent_requests=derived.max_concurrent_requests,
         max_input_tokens=max_input,
         max_total_tokens=max_total,
-        max_best_of=config.max_best_of,
+        # One that can never run is a 422, for a 429 asks to try again.
+        max_best_of=min(config.max_best_of, derived.max_concurrent_requests),
         max_stop_sequences=config.max_stop_sequences,
         max_top_n_tokens=config.max_top_n_tokens,
         max_client_batch_size=config.max_client_batch_size,

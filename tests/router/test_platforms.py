@@ -76,6 +76,22 @@ def test_vertex_refuses_more_instances_than_may_ever_run(make_server: MakeServer
     }
 
 
+def test_candidates_count_among_what_may_ever_run_of_vertex(make_server: MakeServer) -> None:
+    server = make_server(limits={"max_concurrent_requests": 3, "max_best_of": 2})
+    two = {"inputs": "a", "parameters": {"best_of": 2, "do_sample": True}}
+    url = f"{server.url}/vertex"
+    assert httpx.post(url, json={"instances": [two, {"inputs": "a"}]}).status_code == 200
+    response = httpx.post(url, json={"instances": [two, two]})
+    assert response.status_code == 422
+    assert response.json()["error"] == (
+        "Input validation error: `instances` must have <= 3 sequences, with those of `best_of`."
+        " Given: 4"
+    )
+    three = {"inputs": "a", "parameters": {"best_of": 3, "do_sample": True}}
+    response = httpx.post(url, json={"instances": [three, three]})
+    assert response.json()["error"].endswith("`best_of` must be > 0 and <= 2. Given: 3")
+
+
 def test_a_failed_vertex_instance_leaves_nothing_running(make_server: MakeServer) -> None:
     server = make_server(lambda submit: [])
     instances = [{"inputs": "a"}, {"inputs": ""}]

@@ -22,6 +22,7 @@ from tgi_llamacpp.router.schemas_tgi import (
     GenerateParameters,
     GenerateRequest,
 )
+from tgi_llamacpp.router.services import Services
 from tgi_llamacpp.router.shapes import ListOf, Nullable, Object, OneOf, Text
 from tgi_llamacpp.router.tgi import answer_compat, check_best_of, pick, run_whole
 
@@ -84,15 +85,25 @@ async def predict_all(
     field: of the body, that holds the instances.
     Raises ValidationError where they are more than can ever run at once.
     """
-    limit = exchange.services.permits.max_permits
-    if len(instances) > limit:
-        exchange.services.metrics.count_request()
-        raise ValidationError(
-            f"`{field}` must have <= {limit} entries, as many as may run at once."
-            f" Given: {len(instances)}"
-        )
+    services = exchange.services
+    limit = services.permits.max_permits
+    num_sequences = sum(_num_sequences(one, services) for one in instances)
+    if num_sequences > limit:
+        services.metrics.count_request()
+        what, given = "entries, as many as may run at once", len(instances)
+        if given <= limit:
+            what, given = "sequences, with those of `best_of`", num_sequences
+        raise ValidationError(f"`{field}` must have <= {limit} {what}. Given: {given}")
     work = [_predict(exchange, instance) for instance in instances]
     return await exchange.while_connected(_all(work))
+
+
+def _num_sequences(instance: GenerateRequest | ChatRequest, services: Services) -> int:
+    """Permits that it takes; one with too large a best_of takes none, and is refused for that."""
+    if isinstance(instance, ChatRequest):
+        return 1
+    best_of = instance.parameters.best_of or 1
+    return best_of if best_of <= services.config.limits.max_best_of else 1
 
 
 async def _predict(exchange: Exchange, instance: GenerateRequest | ChatRequest) -> str:
