@@ -146,6 +146,20 @@ def test_a_sequence_that_hangs_engines_fails_alone_and_leaves_stacks_in_the_log(
     assert 'faults.py", line' in capfd.readouterr().err
 
 
+def test_an_engine_killed_for_standing_still_is_not_said_to_have_lacked_memory(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv(VARIABLE, "hang:any")
+
+    async def main() -> None:
+        async with supervised(watchdog_s=0.1, backoff_s=()) as world:
+            with pytest.raises(EngineUnavailable) as caught:
+                await text_of(world.submit(marked()))
+            assert caught.value.message.endswith("it stood still, and was killed")
+
+    asyncio.run(run(main()))
+
+
 def test_a_server_that_stops_waits_for_no_other_engine(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(VARIABLE, "abort:any")
 

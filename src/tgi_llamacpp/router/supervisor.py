@@ -110,8 +110,8 @@ class EngineSupervisor:
         """Replace every engine that ends, until that is no use."""
         try:
             while True:
-                await self._watch()
-                self._last_end = await self._bury()
+                was_stuck = await self._watch()
+                self._last_end = await self._bury(was_stuck)
                 await self._replace()
         except _NoUseError as end:
             reason = str(end)
@@ -122,8 +122,8 @@ class EngineSupervisor:
         self._client.give_up(reason)
         self._on_give_up(reason)
 
-    async def _watch(self) -> None:
-        """Return when the engine is gone; one that is stuck is killed."""
+    async def _watch(self) -> bool:
+        """Return when the engine is gone; True for one that was stuck, and was killed for that."""
         assert self._process is not None
         watchdog = Watchdog(self._watchdog_s)
         interval_s = min(self._watchdog_s / 4 or _MAX_WATCH_INTERVAL_S, _MAX_WATCH_INTERVAL_S)
@@ -134,7 +134,8 @@ class EngineSupervisor:
                 self._client.is_stalled = watchdog.is_stalled
                 if watchdog.is_stuck:
                     await self._kill_stuck(self._process, watchdog.still_s)
-                    return
+                    return True
+            return False
         finally:
             gone.cancel()
             self._client.is_stalled = False
@@ -150,7 +151,7 @@ class EngineSupervisor:
         await process.kill_stuck()
         await self._client.disconnect()
 
-    async def _bury(self) -> str:
+    async def _bury(self, was_stuck: bool) -> str:
         """Take down an engine that is gone, and find out of what it died; that in words."""
         assert self._process is not None
         self._client.recovery.begin()
@@ -158,6 +159,8 @@ class EngineSupervisor:
         page = self._process.page.read()
         had_work = self._client.num_open > 0
         cause = describe_exit(await self._end_process())
+        if was_stuck:
+            cause = "it stood still, and was killed"
         if self._client.last_words is not None:
             cause += f" ({self._client.last_words})"
         is_explained = self._client.blame(page.entries)
