@@ -40,7 +40,12 @@ def url() -> Iterator[str]:
 def busy() -> Iterator[Guarded]:
     """Its one place is held by a stream that stands still, because the engine does."""
     with (
-        ServerProcess("demo", "--max-concurrent-requests=1", f"--api-key={KEY}") as process,
+        ServerProcess(
+            "demo",
+            "--max-concurrent-requests=1",
+            f"--api-key={KEY}",
+            "--engine-watchdog-s=0",  # it is meant to stand still
+        ) as process,
         httpx.Client(base_url=process.url, timeout=PATIENCE_S) as client,
     ):
         headers = {"authorization": f"Bearer {KEY}"}
