@@ -35,7 +35,3 @@ class Histogram:
     def observe(self, value: float) -> None:
         self.state.counts[bisect_left(self.bounds, value)] += 1
         self.state.total += value
-
-    @property
-    def num_observed(self) -> int:
-        return sum(self.state.counts)

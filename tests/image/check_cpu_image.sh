@@ -17,6 +17,7 @@ mkdir -p "$work"
 storage=(--root "$work/storage" --runroot "$work/run" --storage-driver vfs)
 
 log() { printf '%(%H:%M:%S)T %s\n' -1 "$*"; }
+source "$(dirname "$0")/ask_server.sh"
 
 if [ ! -e "$base/.complete" ]; then
   log "making the base image with debootstrap"
@@ -67,14 +68,5 @@ buildah "${storage[@]}" run --isolation chroot --user tgi --volume "$work/models
   text-generation-router-llamacpp --port "$port" --model-id /models --model-gguf /models/demo.gguf \
   >"$work/server.log" 2>&1 &
 server=$!
-for _ in $(seq 300); do
-  curl -fs "http://127.0.0.1:$port/health" && break
-  kill -0 "$server" 2>/dev/null || { cat "$work/server.log"; exit 1; }
-  sleep 0.1
-done
-log "healthy after $((($(date +%s%N) - start) / 1000000)) ms"
-answer=$(curl -fsS "http://127.0.0.1:$port/generate" -H 'content-type: application/json' \
-  -d '{"inputs":"The capital of France is","parameters":{"max_new_tokens":8}}')
-log "/generate: $answer"
-[[ $answer == *Paris* ]] || { log "the answer does not name Paris"; exit 1; }
+ask_server "$start"
 log "ok"

@@ -16,6 +16,7 @@ port=${PORT:-3998}
 mkdir -p "$work"
 
 log() { printf '%(%H:%M:%S)T %s\n' -1 "$*"; }
+source "$(dirname "$0")/ask_server.sh"
 
 # The folder that holds bin/nvcc, as nvcc itself tells it: it may be called through a wrapper.
 toolkit=$(nvcc --dryrun -x cu -c /dev/null 2>&1 | sed -n 's/^#\$ TOP=//p')
@@ -68,16 +69,7 @@ start=$(date +%s%N)
   --model-id "$repository/src/tgi_llamacpp/demo" --model-gguf "$repository/src/tgi_llamacpp/demo/demo.gguf" >"$work/server.log" 2>&1 &
 server=$!
 trap 'kill "$server" 2>/dev/null || true' EXIT
-for _ in $(seq 300); do
-  curl -fs "http://127.0.0.1:$port/health" && break
-  kill -0 "$server" 2>/dev/null || { cat "$work/server.log"; exit 1; }
-  sleep 0.1
-done
-log "healthy after $((($(date +%s%N) - start) / 1000000)) ms"
-answer=$(curl -fsS "http://127.0.0.1:$port/generate" -H 'content-type: application/json' \
-  -d '{"inputs":"The capital of France is","parameters":{"max_new_tokens":8}}')
-log "/generate: $answer"
-[[ $answer == *Paris* ]] || { log "the answer does not name Paris"; exit 1; }
+ask_server "$start"
 if ! nvidia-smi >/dev/null 2>&1; then
   [ "$(grep -c 'no GPU was found' "$work/server.log")" = 1 ] \
     || { cat "$work/server.log"; log "the log does not say once that there is no GPU"; exit 1; }
