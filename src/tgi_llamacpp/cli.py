@@ -70,21 +70,26 @@ def _run_command(arguments: Sequence[str]) -> None:
 
 
 def _serve(arguments: Sequence[str], program: str) -> None:
-    config = flags.parse(arguments, os.environ, program)
-    _run_server(config, config.model_id, lambda url: None)
+    _run_server(lambda: flags.parse(arguments, os.environ, program), None, lambda url: None)
 
 
 def _demo(arguments: Sequence[str]) -> None:
     fixed = {"model_id": str(_DEMO_FOLDER), "revision": "main", "model_gguf": None}
-    config = flags.parse(arguments, os.environ, "tgi-llamacpp demo", fixed)
-    _run_server(config, DEMO_NAME, _print_demo_hint)
+    program = "tgi-llamacpp demo"
+    _run_server(
+        lambda: flags.parse(arguments, os.environ, program, fixed), DEMO_NAME, _print_demo_hint
+    )
 
 
-def _run_server(config: ServerConfig, name: str, on_listening: Callable[[str], None]) -> None:
+def _run_server(
+    read_config: Callable[[], ServerConfig], name: str | None, on_listening: Callable[[str], None]
+) -> None:
+    config = read_config()  # which exits after --help
+
     from tgi_llamacpp.router import server  # a second of imports, of no use to --help
 
     try:
-        server.run(config, name, on_listening)
+        server.run(config, name or config.model_id, on_listening, read_config)
     except (StartupError, EngineFailedError) as error:
         if config.json_output:  # whoever reads such a log parses every line of it
             logging.getLogger(__name__).error("%s", error)

@@ -12,6 +12,7 @@ import pytest
 
 from tgi_llamacpp.errors import EngineFailedError, StartupError
 from tgi_llamacpp.router import server
+from tgi_llamacpp.router.reload import Reload
 
 
 def test_an_engine_and_a_template_that_fail_together_are_one_error(
@@ -36,9 +37,9 @@ def test_an_engine_and_a_template_that_fail_together_are_one_error(
         monkeypatch.setattr(server, "engine_config", lambda *arguments: None)
         monkeypatch.setattr(server, "EngineSupervisor", lambda *_, **options: supervisor)
         monkeypatch.setattr(server, "TokenizerPool", lambda *arguments: pool)
-        monkeypatch.setattr(server, "_Signals", lambda: None)
+        monkeypatch.setattr(server, "_Signals", lambda reload: None)
         with pytest.raises(StartupError, match="did not load"):
-            await server._serve(_launch())
+            await server._serve(_launch(), Reload(lambda: pytest.fail("not asked")))
         gc.collect()  # a task whose error nobody took says so when it goes
 
     with caplog.at_level(logging.ERROR, "asyncio"):
@@ -80,7 +81,7 @@ def test_an_engine_given_up_before_the_server_listens_ends_it_too(
             monkeypatch.setattr(server, name, lambda *arguments, **options: None)
         monkeypatch.setattr(server.http_server, "HttpServer", _Server)
         with pytest.raises(EngineFailedError, match="cannot load"):
-            await server._serve(_launch())
+            await server._serve(_launch(), Reload(lambda: pytest.fail("not asked")))
 
     asyncio.run(asyncio.wait_for(main(), 20))
 

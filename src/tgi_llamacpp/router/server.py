@@ -33,6 +33,7 @@ from tgi_llamacpp.router.engine_client import EngineClient
 from tgi_llamacpp.router.gguf_metadata import GgufMetadata, read_metadata
 from tgi_llamacpp.router.model_files import ModelFiles, find_model
 from tgi_llamacpp.router.progress import LoadProgress
+from tgi_llamacpp.router.reload import Reload
 from tgi_llamacpp.router.services import TextTools
 from tgi_llamacpp.router.supervisor import EngineSupervisor
 from tgi_llamacpp.router.tokenizer import LoadedTokenizer, TokenizerPool, load_tokenizer
@@ -60,14 +61,21 @@ class Launch:
     on_listening: Callable[[str], None]  # gets the URL, once requests are answered
 
 
-def run(config: ServerConfig, name: str, on_listening: Callable[[str], None]) -> None:
+def run(
+    config: ServerConfig,
+    name: str,
+    on_listening: Callable[[str], None],
+    read_config: Callable[[], ServerConfig],
+) -> None:
     """Serve until SIGTERM or SIGINT.
 
     name: of the model, for clients. on_listening gets the URL, once requests are answered.
+    read_config: what `config` would be if the server started now, for SIGHUP.
     Raises StartupError and UsageError, and KeyboardInterrupt on a signal before the engine starts.
     """
     logs.setup("router", config.log_level, config.json_output)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # nothing is there yet to be read again
     sys.setswitchinterval(_SWITCH_INTERVAL_S)
     logger.info("tgi-llamacpp %s", __version__)
     _warn_of_ignored(config)
@@ -75,7 +83,7 @@ def run(config: ServerConfig, name: str, on_listening: Callable[[str], None]) ->
     with _bind(config) as sock:
         launch = _prepare(config, name, sock, on_listening)
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(_serve(launch))
+            runner.run(_serve(launch, Reload(read_config)))
 
 
 def _warn_of_ignored(config: ServerConfig) -> None:
@@ -128,11 +136,11 @@ def _prepare(
     )
 
 
-async def _serve(launch: Launch) -> None:
+async def _serve(launch: Launch, reload: Reload) -> None:
     """Engine up, serve, engine down."""
     client = EngineClient()
     files, config = launch.files, launch.config
-    signals = _Signals()
+    signals = _Signals(reload)
     failures: list[str] = []
     supervisor = EngineSupervisor(
         client,
@@ -167,6 +175,7 @@ async def _serve(launch: Launch) -> None:
     except asyncio.CancelledError:
         logger.info("told to stop before the model was loaded")
     finally:
+        await reload.stop()
         await supervisor.stop()
         await asyncio.gather(preparation, return_exceptions=True)  # or what it raised is a warning
         pool.close()
@@ -184,14 +193,18 @@ def _on_give_up(reason: str, config: ServerConfig, signals: _Signals, failures: 
 
 
 class _Signals:
-    """SIGTERM and SIGINT: while the model loads they cancel the task, later they stop a server."""
+    """SIGTERM and SIGINT: while the model loads they cancel the task, later they stop a server.
 
-    def __init__(self) -> None:
+    SIGHUP reloads.
+    """
+
+    def __init__(self, reload: Reload) -> None:
         self.server: http_server.HttpServer | None = None
         self._task = asyncio.current_task()
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, self._on_signal)
+        loop.add_signal_handler(signal.SIGHUP, reload.request)
 
     def _on_signal(self) -> None:
         if self.server is not None:
