@@ -14,7 +14,6 @@ TOOL = {"type": "function", "function": {"name": "f", "parameters": {}}}
     ("route", "fields", "message", "param"),
     [
         (CHAT, {"temperature": -1}, "`temperature` must be strictly positive", "temperature"),
-        (CHAT, {"max_tokens": 0}, "`max_new_tokens` must be strictly positive", "max_tokens"),
         (CHAT, {"n": 0}, "`n` must be > 0 and <= 8. Given: 0", "n"),
         (CHAT, {"n": 9}, "`n` must be > 0 and <= 8. Given: 9", "n"),
         (CHAT, {"watermark": True}, "`watermark` is not supported on this route", "watermark"),
@@ -42,6 +41,12 @@ TOOL = {"type": "function", "function": {"name": "f", "parameters": {}}}
             {"max_tokens": 3, "max_completion_tokens": 4},
             "`max_tokens` and `max_completion_tokens` must not differ",
             "max_tokens",
+        ),
+        (
+            CHAT,
+            {"max_completion_tokens": 0},
+            "`max_completion_tokens` must be strictly positive",
+            "max_completion_tokens",
         ),
         (CHAT, {"stop": [""]}, "`stop` sequences cannot be empty", "stop"),
         (

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable
 
 import httpx
+import msgspec
 import numpy as np
 import pytest
 
@@ -137,6 +138,25 @@ def test_a_bias_that_cannot_be_added_is_named(
     error = refusal(logit_bias=biases)
     assert error["param"] == "logit_bias"
     assert told in error["message"]
+
+
+@pytest.mark.parametrize(("num_eog", "ignore_eos"), [(0, False), (3, True)])
+def test_to_ban_every_token_is_the_clients_mistake(
+    make_server: MakeServer, route: str, num_eog: int, ignore_eos: bool
+) -> None:
+    server = make_server()
+    assert server.client.ready is not None
+    ready = msgspec.structs.replace(server.client.ready, num_vocab=16, eog_ids=[0, 1, 2])
+    server.client.ready = ready
+    banned = {str(i): -100 for i in range(num_eog, 16)}
+    url = f"{server.url}{route}"
+    body = {**BODIES[route], "ignore_eos": ignore_eos, "logit_bias": banned}
+    response = httpx.post(url, json=body)
+    assert response.status_code == 422
+    assert response.json()["error"]["param"] == "logit_bias"
+    assert "bans every token" in response.json()["error"]["message"]
+    banned.popitem()
+    assert httpx.post(url, json=body).status_code == 200
 
 
 def test_a_bias_of_the_wrong_type_says_where(http: httpx.Client, route: str) -> None:

@@ -217,10 +217,14 @@ class Scheduler:
         for slot in result.slots[~is_good].tolist():
             sequence = self._slots[slot]
             assert sequence is not None, f"slot {slot} was sampled and is empty"
+            reason = "its weights or its file may be broken"
+            if sequence.params.bias_ids:
+                reason = (
+                    f"the request's logit_bias bans every token that it could give, or {reason}"
+                )
             self._fail(
                 sequence,
-                f"the model gave no finite logit after {sequence.num_tokens} tokens: its weights"
-                " or its file may be broken",
+                f"the model gave no finite logit after {sequence.num_tokens} tokens: {reason}",
             )
         return StepResult(
             result.status,

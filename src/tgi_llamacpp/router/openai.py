@@ -106,6 +106,7 @@ async def to_rules(
     max_top_tokens: int,
     add_special_tokens: bool,
     prompt_field: str,
+    length_field: str = "max_new_tokens",
 ) -> RouteRules:
     """OpenAI's penalties look at the output alone; temperature 0 is greedy.
 
@@ -120,6 +121,7 @@ async def to_rules(
         ignore_eog=fields.ignore_eos,
         add_special_tokens=add_special_tokens,
         prompt_field=prompt_field,
+        length_field=length_field,
         samplers=await to_samplers(fields, services),
     )
 

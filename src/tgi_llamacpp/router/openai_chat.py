@@ -88,6 +88,7 @@ async def _validate(
         max_top_tokens=MAX_TOP_LOGPROBS,
         add_special_tokens=False,
         prompt_field="messages",
+        length_field="max_new_tokens" if max_tokens is None else "max_completion_tokens",
     )
     return await validate(
         services, prompt.text if prompt.ids is None else prompt.ids, parameters, rules

@@ -99,7 +99,7 @@ async def to_samplers(fields: SamplingFields, services: Services) -> SamplingPar
     }
     params = msgspec.structs.replace(SamplingParams(), **given)
     if fields.logit_bias:
-        params = _with_bias(params, fields.logit_bias, services)
+        params = _with_bias(params, fields.logit_bias, services, ignore_eos=fields.ignore_eos)
     if params.dry_multiplier > 0:
         params = await _with_breakers(params, fields.dry_sequence_breakers, services)
     return params
@@ -144,7 +144,7 @@ def _number(value: float | None) -> str:
 
 
 def _with_bias(
-    params: SamplingParams, biases: Mapping[str, float], services: Services
+    params: SamplingParams, biases: Mapping[str, float], services: Services, *, ignore_eos: bool
 ) -> SamplingParams:
     if len(biases) > MAX_BIASES:
         raise ValidationError(
@@ -160,6 +160,13 @@ def _with_bias(
                 f"`logit_bias` values must be >= -100 (bans the token) and <= 100."
                 f" Given: {_number(value)} for token {key}"
             )
+    banned = {
+        token_id for token_id, bias in zip(ids, biases.values(), strict=True) if bias == -MAX_BIAS
+    }
+    if ignore_eos:
+        banned.update(ready.eog_ids)
+    if len(banned) >= ready.num_vocab:
+        raise ValidationError("`logit_bias` bans every token: leave one that may be generated")
     values = [-math.inf if value == -MAX_BIAS else value for value in biases.values()]
     return msgspec.structs.replace(
         params,

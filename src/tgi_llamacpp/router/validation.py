@@ -36,6 +36,7 @@ class RouteRules:
     add_special_tokens: bool = True
     min_new_tokens: int = 1  # 0: a prompt alone may be asked about
     prompt_field: str = "inputs"  # where the prompt came from
+    length_field: str = "max_new_tokens"  # where the wanted length came from
     samplers: SamplingParams = field(default_factory=SamplingParams)  # beyond the parameters
 
 
@@ -66,7 +67,7 @@ async def validate(
         ValidationError: the first rule that is broken.
     """
     limits = services.config.limits
-    check_parameters(parameters, limits, rules.max_top_tokens, rules.min_new_tokens)
+    check_parameters(parameters, limits, rules)
     _check_penalty(rules.presence_penalty, "presence_penalty")
     if not prompt:
         raise ValidationError(f"`{rules.prompt_field}` cannot be empty")
@@ -100,8 +101,7 @@ async def validate(
 def check_parameters(
     parameters: GenerateParameters,
     limits: LimitsConfig,
-    max_top_tokens: int | None = None,
-    min_new_tokens: int = 1,
+    rules: RouteRules,
 ) -> None:
     """TGI's rules 1 to 11, in its order, with what it lets through by mistake refused too.
 
@@ -119,12 +119,12 @@ def check_parameters(
     _check_number(p.top_p, "top_p", _is_fraction, "be > 0.0 and < 1.0")
     _check_number(p.typical_p, "typical_p", _is_fraction, "be > 0.0 and < 1.0")
     _check_number(p.top_k, "top_k", _is_positive, "be strictly positive")
-    if p.max_new_tokens is not None and p.max_new_tokens < min_new_tokens:
-        raise ValidationError("`max_new_tokens` must be strictly positive")
+    if p.max_new_tokens is not None and p.max_new_tokens < rules.min_new_tokens:
+        raise ValidationError(f"`{rules.length_field}` must be strictly positive")
     _check_stop(p.stop, limits.max_stop_sequences)
     if p.seed is not None and is_best_of:
         raise ValidationError("`seed` must not be set when `best_of` > 1")
-    highest = limits.max_top_n_tokens if max_top_tokens is None else max_top_tokens
+    highest = limits.max_top_n_tokens if rules.max_top_tokens is None else rules.max_top_tokens
     if (p.top_n_tokens or 0) > highest:
         raise ValidationError(
             f"`top_n_tokens` must be >= 0 and <= {highest}. Given: {p.top_n_tokens}"
