@@ -80,7 +80,7 @@ class TestFlags:
     @pytest.mark.parametrize("flag", [f for f in flags.FLAGS if f.variable], ids=lambda f: f.name)
     def test_every_variable_sets_its_field(self, flag: flags.Flag) -> None:
         assert flag.variable is not None
-        samples = ["7", "0.5", "true", "q4-0", "isolate", "off", "row", "/path", "plain"]
+        samples = ["7", "0.5", "true", "q4-0", "isolate", "off", "row", "/path", "plain", "all"]
         text = next(text for text in samples if _accepts(flag.variable, text))
         config = flags.parse([], {"MODEL_ID": "m", flag.variable: text})
         assert getattr(config, flag.name) != getattr(parse(), flag.name)

@@ -70,9 +70,16 @@ class RouterConfig(msgspec.Struct, frozen=True, kw_only=True):
     validation_workers: int = 2
     cors_allow_origin: list[str] = []
     api_key: str | None = None
+    api_key_file: str | None = None
+    prefix_cache_scope: Literal["key", "all"] = "key"
     compute_type: str = "cpu"
     aip_predict_route: str | None = None
     aip_health_route: str | None = None
+
+    @property
+    def needs_key(self) -> bool:
+        """Whether what does work is for those with a key alone."""
+        return self.api_key is not None or self.api_key_file is not None
 
 
 def _default(owner: type[msgspec.Struct], name: str) -> Any:
@@ -100,6 +107,7 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True):
     disable_offload_kqv: bool = False
     disable_flash_attention: bool = False
     disable_prefix_cache: bool = False
+    prefix_cache_scope: Literal["key", "all"] = _default(RouterConfig, "prefix_cache_scope")
     type_k: str = _default(EngineConfig, "type_k")
     type_v: str = _default(EngineConfig, "type_v")
 
@@ -120,6 +128,7 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True):
     hostname: str = "0.0.0.0"
     port: Port = 3000
     api_key: str | None = None
+    api_key_file: str | None = None
     cors_allow_origin: list[str] = []
     shutdown_timeout: CountOrZero = 90
     json_output: bool = False

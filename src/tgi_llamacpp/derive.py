@@ -144,6 +144,8 @@ def router_config(config: ServerConfig, derived: Derived, name: str, ready: Read
         validation_workers=config.validation_workers,
         cors_allow_origin=[] if "*" in config.cors_allow_origin else config.cors_allow_origin,
         api_key=config.api_key,
+        api_key_file=config.api_key_file,
+        prefix_cache_scope=config.prefix_cache_scope,
         compute_type=config.compute_type or ("cpu" if ready.device == "CPU" else "gpu"),
         aip_predict_route=config.aip_predict_route,
         aip_health_route=config.aip_health_route,

@@ -57,6 +57,7 @@ FLAGS = (
     Flag("type_k", "Type of the K cache, such as f32, f16, bf16, q8-0, q5-1, q4-0."),
     Flag("type_v", "Type of the V cache, such as f32, f16, bf16, q8-0, q5-1, q4-0."),
     Flag("disable_prefix_cache", "Compute every prompt from its first token."),
+    Flag("prefix_cache_scope", "Who shares computed prompts: requests of one API key, or all."),
     Flag("validation_workers", "Threads that tokenize prompts."),
     Flag("max_concurrent_requests", "Requests at once; one more gets a 429.", "2 x batch size"),
     Flag("max_input_tokens", "Longest prompt, in tokens.", "1024"),
@@ -73,6 +74,7 @@ FLAGS = (
     Flag("hostname", "Address to listen on.", has_variable=False),
     Flag("port", "Port to listen on; 0 takes a free one.", short="-p"),
     Flag("api_key", "Key that clients must send as a bearer token."),
+    Flag("api_key_file", "File of keys, one a line; good beside that of --api-key."),
     Flag("cors_allow_origin", "Origin that browsers may call from; may be repeated.", "any"),
     Flag("shutdown_timeout", "Seconds that running requests have to finish after SIGTERM."),
     Flag("engine_watchdog_s", "Seconds until an engine that stands still is killed; 0: never."),
@@ -222,10 +224,10 @@ def _action(flag: Flag) -> dict[str, Any]:
 def _is_set(flag: Flag, environ: Mapping[str, str]) -> bool:
     """Whether the environment sets it. An empty text is unset, as compose files write it.
 
-    Not so for a key, which would leave a server open that was meant to be closed.
+    Not so for keys, which would leave a server open that was meant to be closed.
     """
     text = environ.get(flag.variable or "")
-    is_text = _TYPES[flag.name] in (str, list[str]) and flag.name != "api_key"
+    is_text = _TYPES[flag.name] in (str, list[str]) and flag.name not in ("api_key", "api_key_file")
     return text is not None and not (is_text and text == "")
 
 
@@ -289,6 +291,12 @@ def _read_key(text: str) -> str:
     return text
 
 
+def _read_key_file(text: str) -> str:
+    if not text:
+        raise ValueError("a file of keys needs a path")
+    return text
+
+
 def _read_path(text: str) -> str:
     if not text.startswith("/") or not text.isprintable() or set(text) & set("{}?#"):
         raise ValueError("a path begins with / and has no {, }, ? or #")
@@ -300,6 +308,7 @@ _READERS: Mapping[str, Callable[[str], str]] = {
     "type_k": _read_ggml_type,
     "type_v": _read_ggml_type,
     "api_key": _read_key,
+    "api_key_file": _read_key_file,
     "aip_predict_route": _read_path,
     "aip_health_route": _read_path,
 }

@@ -26,6 +26,7 @@ from tgi_llamacpp.router import (
     platforms,
     tgi,
 )
+from tgi_llamacpp.router.api_keys import ApiKeys
 from tgi_llamacpp.router.edge import CorsEdge
 from tgi_llamacpp.router.engine_client import EngineClient
 from tgi_llamacpp.router.exchange import Endpoint, ErrorText, Handler
@@ -70,11 +71,13 @@ def build_app(
     engine: EngineClient,
     text: TextTools,
     *,
+    keys: ApiKeys | None = None,
     model_sha: str | None = None,
     pipeline_tag: str | None = None,
 ) -> Starlette:
     """The ASGI application. The engine is ready; nothing is started or closed here.
 
+    keys: whom it answers; read from where the configuration says, if they are not there already.
     Raises StartupError where a path that the operator chose is another route's.
     """
     services = Services(
@@ -84,6 +87,7 @@ def build_app(
         metrics=Metrics(config.limits),
         permits=Permits(config.limits.max_concurrent_requests),
         breakers=SequenceBreakers(text.detokenizer),
+        keys=keys or ApiKeys(config.api_key, config.api_key_file),
         model_sha=model_sha,
         pipeline_tag=pipeline_tag,
     )
@@ -104,9 +108,7 @@ def _routes(services: Services) -> Iterator[Route]:
     tables: list[tuple[Table, ErrorText | None]] = [(flat, None), (_OPENAI, error_text)]
     for table, text_of_error in tables:
         for path, methods in table.items():
-            key = config.api_key
-            endpoint = Endpoint(services, methods, api_key=key, error_text=text_of_error)
-            yield Route(path, endpoint)
+            yield Route(path, Endpoint(services, methods, error_text=text_of_error))
 
 
 def _with_vertex_ai(table: Table, config: RouterConfig) -> Table:

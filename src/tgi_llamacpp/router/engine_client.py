@@ -144,11 +144,12 @@ class EngineClient:
         *,
         choice: int = 0,
         ignore_eog: bool = False,
+        scope: int = 0,
         prompt_logprobs: bool = False,
     ) -> OpenSequence:
         """Start one sequence; its rows arrive in `mailbox` under `choice`.
 
-        Without an engine it waits for the next one.
+        Without an engine it waits for the next one. Prefixes are shared within a `scope`.
 
         Raises:
             EngineUnavailable: there will be no other.
@@ -156,7 +157,14 @@ class EngineClient:
         if self._end_reason is not None:
             raise EngineUnavailable(self._end_reason)
         sequence = OpenSequence(
-            next(self._next_seq_id), mailbox, choice, prompt_ids, max_new_tokens, params, ignore_eog
+            next(self._next_seq_id),
+            mailbox,
+            choice,
+            prompt_ids,
+            max_new_tokens,
+            params,
+            ignore_eog,
+            scope,
         )
         if prompt_logprobs:
             sequence.scores = PromptScores(prompt_ids, params.num_top_tokens)

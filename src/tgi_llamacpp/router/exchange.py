@@ -7,7 +7,6 @@ route: router/app.py gives each endpoint its handlers and its way of saying an e
 from __future__ import annotations
 
 import asyncio
-import hmac
 import logging
 import re
 import time
@@ -179,8 +178,8 @@ class InternalError(TgiError):
 class Endpoint:
     """The ASGI application of one path: a handler for each method, and its errors.
 
-    With `api_key` every method but GET needs it. `error_text` is the JSON of an error; None stands
-    for TGI's ways, where a body error is plain text and a missing key has no body.
+    Where there are keys, every method but GET needs one. `error_text` is the JSON of an error;
+    None stands for TGI's ways, where a body error is plain text and a missing key has no body.
     """
 
     def __init__(
@@ -188,13 +187,11 @@ class Endpoint:
         services: Services,
         methods: Mapping[str, Handler],
         *,
-        api_key: str | None = None,
         error_text: ErrorText | None = None,
     ) -> None:
         self._services = services
         self._methods = dict(methods)
         self._allow = ",".join(_with_head(self._methods)).encode()
-        self._api_key = api_key
         self._error_text = error_text
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -202,8 +199,8 @@ class Endpoint:
         method = "GET" if scope["method"] == "HEAD" else scope["method"]
         handler = self._methods.get(method)
         try:
-            if self._api_key is not None and method != "GET":
-                _check_key(scope, self._api_key)
+            if self._services.keys.are_needed and method != "GET":
+                exchange.services = _with_key(self._services, scope)
             if handler is None:
                 allow = [(b"allow", self._allow)]
                 await exchange.respond(b"", status=405, content_type=None, headers=allow)
@@ -246,8 +243,10 @@ def _with_head(methods: Iterable[str]) -> Iterable[str]:
             yield "HEAD"
 
 
-def _check_key(scope: Scope, api_key: str) -> None:
+def _with_key(services: Services, scope: Scope) -> Services:
+    """The services as the holder of the request's key sees them. Raises Unauthorized."""
     header = dict(scope["headers"]).get(b"authorization", b"")
-    scheme, _, key = header.partition(b" ")
-    if scheme.lower() != b"bearer" or not hmac.compare_digest(key, api_key.encode()):
+    key_number = services.keys.scope_of(header)
+    if key_number is None:
         raise Unauthorized
+    return services.for_key(key_number)

@@ -172,6 +172,7 @@ class Generation:
 
     def __init__(self, services: Services, plans: list[Planned], *, keep_stop: bool) -> None:
         self._engine = services.engine
+        self._scope = services.cache_scope
         self._mailbox = Mailbox()
         self._num_unfinished = len(plans)
         self.sequences: list[RunningSequence] = []
@@ -253,6 +254,7 @@ class Generation:
             plan.params(),
             choice=choice,
             ignore_eog=request.ignore_eog,
+            scope=self._scope,
             prompt_logprobs=prompt_logprobs,
         )
 

@@ -30,6 +30,7 @@ class OpenSequence:
         "num_cached_tokens",
         "params",
         "prompt_ids",
+        "scope",
         "scores",
         "seq_id",
     )
@@ -43,6 +44,7 @@ class OpenSequence:
         max_new_tokens: int,
         params: SamplingParams,
         ignore_eog: bool,
+        scope: int = 0,
     ) -> None:
         self.seq_id = seq_id
         self.mailbox = mailbox
@@ -52,6 +54,7 @@ class OpenSequence:
         self.max_new_tokens = max_new_tokens
         self.params = params
         self.ignore_eog = ignore_eog
+        self.scope = scope  # prefixes are shared among sequences of one scope
         self.admitted_s: float | None = None  # time.perf_counter() when it first left the queue
         self.num_cached_tokens = 0  # of the prompt, which the engine had computed before
         self.num_arrival = seq_id  # which stays, while each engine may know it by another id
@@ -68,6 +71,7 @@ class OpenSequence:
             self.max_new_tokens,
             self.params,
             self.ignore_eog,
+            self.scope,
             prompt_logprobs=self.scores is not None,
             num_scored=self.scores.num_scored if self.scores is not None else 0,
         )

@@ -43,7 +43,7 @@ def document(config: RouterConfig) -> Schema:
         }
     annotate(definitions, config.limits)
     components: Schema = {"schemas": definitions}
-    if config.api_key is not None:
+    if config.needs_key:
         components["securitySchemes"] = {_KEY: {"type": "http", "scheme": "bearer"}}
     return {
         "openapi": "3.1.0",
@@ -61,7 +61,7 @@ def document(config: RouterConfig) -> Schema:
 def _operation(
     method: str, path: str, operation: Operation, config: RouterConfig, definitions: Definitions
 ) -> Schema:
-    asks_key = config.api_key is not None and method == "POST"
+    asks_key = config.needs_key and method == "POST"
     result: Schema = {
         "summary": operation.summary,
         "tags": [operation.tag],

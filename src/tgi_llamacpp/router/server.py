@@ -25,6 +25,7 @@ from tgi_llamacpp.errors import EngineFailedError, StartupError
 from tgi_llamacpp.machine import usable_cpus
 from tgi_llamacpp.messages import Ready
 from tgi_llamacpp.router import http_server
+from tgi_llamacpp.router.api_keys import ApiKeys
 from tgi_llamacpp.router.app import build_app
 from tgi_llamacpp.router.chat import ChatTemplate, load_chat_template
 from tgi_llamacpp.router.content_guard import ContentGuard, make_guard
@@ -51,6 +52,7 @@ class Launch:
 
     config: ServerConfig
     derived: Derived
+    keys: ApiKeys
     name: str  # of the model, for clients
     files: ModelFiles
     metadata: GgufMetadata
@@ -110,6 +112,7 @@ def _prepare(
     config: ServerConfig, name: str, sock: socket.socket, on_listening: Callable[[str], None]
 ) -> Launch:
     """Find the model and load what the router needs of it."""
+    keys = ApiKeys(config.api_key, config.api_key_file)
     files = find_model(config)
     metadata = read_metadata(files.gguf)
     derived = derive(config, usable_cpus(), metadata.context_length)
@@ -125,6 +128,7 @@ def _prepare(
     return Launch(
         config=config,
         derived=derived,
+        keys=keys,
         name=name,
         files=files,
         metadata=metadata,
@@ -159,6 +163,7 @@ async def _serve(launch: Launch, reload: Reload) -> None:
             router_config(config, launch.derived, launch.name, ready),
             client,
             TextTools(pool, detokenizer, launch.chat_template, launch.content_guard),
+            keys=launch.keys,
             model_sha=files.sha,
             pipeline_tag=files.pipeline_tag,
         )

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from tgi_llamacpp.config import RouterConfig
 from tgi_llamacpp.errors import OverloadedError
+from tgi_llamacpp.router.api_keys import ApiKeys
 from tgi_llamacpp.router.chat import ChatTemplate
 from tgi_llamacpp.router.content_guard import ContentGuard
 from tgi_llamacpp.router.detokenizer import Detokenizer
@@ -55,7 +56,7 @@ class Permits:
 
 @dataclass(frozen=True, slots=True)
 class Services:
-    """The router's state, shared by all requests."""
+    """The router's state, shared by all requests; `cache_scope` is that of a request's key."""
 
     config: RouterConfig
     engine: EngineClient
@@ -63,5 +64,13 @@ class Services:
     metrics: Metrics
     permits: Permits
     breakers: SequenceBreakers
+    keys: ApiKeys
     model_sha: str | None
     pipeline_tag: str | None
+    cache_scope: int = 0  # prefixes are shared among sequences of one scope
+
+    def for_key(self, key_number: int) -> Services:
+        """The same, as requests with this key see it."""
+        if self.config.prefix_cache_scope == "all":
+            return self
+        return replace(self, cache_scope=key_number)
