@@ -241,9 +241,9 @@ class Stats(msgspec.Struct, frozen=True, array_like=True, tag="stats", gc=False)
     prefix: PrefixStats = msgspec.field(default_factory=PrefixStats)
 
     @classmethod
-    def of_nothing(cls, epoch: int) -> Stats:
+    def of_nothing(cls, epoch: int, num_waiting: int = 0) -> Stats:
         """What an engine would say before its first step."""
-        return cls(epoch, 0, 0, 0, 0, 0, 0, 0, 0, 0.0)
+        return cls(epoch, 0, 0, 0, num_waiting, 0, 0, 0, 0, 0.0)
 
     def at_rest(self) -> Stats:
         """The same counters, and nothing that runs or waits: the engine is gone."""

@@ -11,7 +11,8 @@ from tgi_llamacpp.errors import (
     ValidationError,
 )
 from tgi_llamacpp.histogram import DURATION_BOUNDS_S
-from tgi_llamacpp.messages import PrefixStats, Stats
+from tgi_llamacpp.messages import PrefixStats, SamplingParams, Stats
+from tgi_llamacpp.router.mailbox import Mailbox
 from tgi_llamacpp.router.metrics import (
     Metrics,
     RequestTimes,
@@ -191,6 +192,17 @@ def test_everything_is_there_before_the_first_request(make_server: MakeServer) -
     assert "\ntgi_queue_size 0\n" in text
     assert '\ntgi_request_failure{err="overloaded"} 0\n' in text
     assert '\ntgi_batch_forward_duration_count{method="decode"} 0\n' in text
+
+
+def test_what_waits_for_an_engine_is_in_the_queue(make_server: MakeServer) -> None:
+    server = make_server()
+
+    async def submit() -> None:
+        server.client._on_lost()  # and no other comes, in this test
+        server.client.submit(Mailbox(), b"\1\0\0\0", 5, SamplingParams())
+
+    server.call(submit())
+    assert "\ntgi_queue_size 1\n" in httpx.get(f"{server.url}/metrics").text
 
 
 def test_nothing_runs_or_waits_in_an_engine_that_is_gone(make_server: MakeServer) -> None:

@@ -15,6 +15,8 @@ import socket
 import time
 from collections.abc import Callable, Iterable
 
+import msgspec
+
 from tgi_llamacpp import __version__
 from tgi_llamacpp.config import EngineConfig
 from tgi_llamacpp.errors import (
@@ -81,6 +83,16 @@ class EngineClient:
         """Sequences submitted and not yet finished, failed or aborted."""
         return len(self._open)
 
+    def stats_now(self) -> Stats | None:
+        """What the engine said last; what waits for an engine is in the queue too."""
+        if self.stats is None:
+            return None
+        num_outside = sum(
+            not (self._is_serving and sequence.is_submitted) for sequence in self._open.values()
+        )
+        num_waiting = self.stats.num_waiting + num_outside
+        return msgspec.structs.replace(self.stats, num_waiting=num_waiting)
+
     async def start(
         self,
         sock: socket.socket,
@@ -111,7 +123,6 @@ class EngineClient:
         try:
             ready = _checked(await link.started)
             check(ready)
-            self.stats = Stats.of_nothing(self.epoch)
         except BaseException:
             await self.disconnect()
             raise
@@ -208,6 +219,9 @@ class EngineClient:
         probe_id = (self.ready.bos_id or 0) if is_doubted else None
         self._is_serving = not self._link.closed.done()
         self.recovery.num_resubmitted += self._resubmission.resume(probe_id)
+        is_serving = self._is_serving
+        num_waiting = sum(is_serving and one.is_submitted for one in self._open.values())
+        self.stats = Stats.of_nothing(self.epoch, num_waiting)  # until it says so itself
         if not self._open and self.recovery.is_under_way:
             self._tell_recovered()
 

@@ -6,8 +6,6 @@ router/render_tgi.py's, the rules router/validation.py's.
 
 from __future__ import annotations
 
-import logging
-
 from tgi_llamacpp import __version__
 from tgi_llamacpp.errors import TgiError, UnhealthyError, ValidationError
 from tgi_llamacpp.router import render_tgi
@@ -21,7 +19,6 @@ from tgi_llamacpp.router.services import Services
 from tgi_llamacpp.router.sse import event as sse_event
 from tgi_llamacpp.router.validation import RouteRules, ValidRequest, validate
 
-logger = logging.getLogger(__name__)
 _RULES = RouteRules()
 
 
@@ -124,8 +121,7 @@ async def _stream(
                             await stream.write(data)
             exchange.report_success(generation.sequences)
         except TgiError as error:
-            services.metrics.count_failure(error)
-            logger.info("stream: %r", error.message)
+            exchange.report_failure(error)
             await stream.write(sse_event(_stream_error(error)).encode())
 
 
@@ -245,5 +241,5 @@ async def metrics(exchange: Exchange) -> None:
     """GET /metrics"""
     services = exchange.services
     engine = services.engine
-    text = services.metrics.render(engine.stats, engine.recovery.lines())
+    text = services.metrics.render(engine.stats_now(), engine.recovery.lines())
     await exchange.respond(text.encode(), content_type=b"text/plain; charset=utf-8")
