@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import shlex
@@ -251,30 +250,6 @@ class TestStop:
             assert json.loads(finish.removeprefix("data:"))["usage"]["completion_tokens"] == 300
             assert done == "data: [DONE]"
             assert process.wait() == 0
-
-    @pytest.mark.parametrize("limit_s", [1, 60])
-    def test_what_does_not_finish_in_time_or_at_a_second_signal_is_cut_off(
-        self, limit_s: int
-    ) -> None:
-        with (
-            ServerProcess("demo", f"--shutdown-timeout={limit_s}") as process,
-            httpx.Client(timeout=PATIENCE_S) as client,
-            client.stream("POST", process.url + "/v1/completions", json=endless()) as answer,
-        ):
-            events = answer.iter_lines()
-            assert next(events).startswith("data:")
-            os.kill(process.engine_pid, signal.SIGSTOP)  # nothing will finish
-            process.signal(signal.SIGTERM)
-            process.wait_for("stopping when requests have finished")
-            if limit_s == 60:
-                process.signal(signal.SIGTERM)
-            with pytest.raises(httpx.HTTPError):
-                list(events)
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(process.engine_pid, signal.SIGCONT)
-            assert process.wait() == 0
-        assert "/v1/completions': cut off, as the server stops" in process.text
-        assert "Traceback" not in process.text
 
     def test_the_engine_does_not_outlive_a_router_that_is_killed(
         self, engine_of: list[Watched]

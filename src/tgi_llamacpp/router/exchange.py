@@ -135,6 +135,12 @@ class Exchange:
         )
         return times
 
+    def report_failure(self, error: TgiError) -> None:
+        """Count and log a generation that ended in this error."""
+        self.services.metrics.count_failure(error)
+        message = _QUOTED.sub("string", error.message)
+        logger.info("%r: %d %.500r", self.scope["path"], error.http_status, message)
+
     def stream(self, headers: Headers) -> sse.EventStream:
         """Begin an answer of server-sent events."""
         self.is_answered = True
@@ -221,9 +227,7 @@ class Endpoint:
                 await self._fail(exchange, InternalError("Internal error; the server's log has it"))
 
     async def _fail(self, exchange: Exchange, error: TgiError) -> None:
-        self._services.metrics.count_failure(error)
-        message = _QUOTED.sub("string", error.message)
-        logger.info("%r: %d %.500r", exchange.scope["path"], error.http_status, message)
+        exchange.report_failure(error)
         status = error.http_status
         if exchange.error_text is not None:
             await exchange.respond(exchange.error_text(error).encode(), status=status)

@@ -7,9 +7,11 @@ Knows no engine. Called by server.py.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import logging
 import socket
+import time
 from collections.abc import Callable, Iterator
 
 import httptools
@@ -21,6 +23,8 @@ logger = logging.getLogger(__name__)
 
 BACKLOG = 1024  # connections that wait for accept, as TGI has it
 _KEEP_ALIVE_S = 75  # idle connections; TGI has no limit, proxies commonly have 60
+_TICK_S = 0.02  # between two looks at what still runs, of a server that stops
+_LAST_WORDS_S = 2.0  # for errors on their way to clients that are cut off
 
 
 class Http1Protocol(HttpToolsProtocol):
@@ -66,10 +70,19 @@ class Http1Protocol(HttpToolsProtocol):
 
 
 class HttpServer(uvicorn.Server):
-    """Serves until `stop` is called; a second call ends what still runs."""
+    """Serves until `stop` is called; a second call ends what still runs.
+
+    on_cut: called when there is no more time for what runs. It has to end every request with an
+    error, which the handlers then tell their clients.
+    """
 
     def __init__(
-        self, app: ASGIApp, *, shutdown_timeout_s: int, on_listening: Callable[[], None]
+        self,
+        app: ASGIApp,
+        *,
+        shutdown_timeout_s: float,
+        on_listening: Callable[[], None],
+        on_cut: Callable[[], None],
     ) -> None:
         super().__init__(
             uvicorn.Config(
@@ -83,23 +96,46 @@ class HttpServer(uvicorn.Server):
                 server_header=False,
                 backlog=BACKLOG,
                 timeout_keep_alive=_KEEP_ALIVE_S,
-                timeout_graceful_shutdown=shutdown_timeout_s,
             )
         )
+        self._shutdown_timeout_s = shutdown_timeout_s
         self._on_listening = on_listening
+        self._on_cut = on_cut
 
     def stop(self) -> None:
         """Stop accepting and finish what runs; called again, end at once."""
         self.force_exit = self.should_exit
         self.should_exit = True
         logger.info("stopping %s", "now" if self.force_exit else "when requests have finished")
-        if self.force_exit:
-            for task in self.server_state.tasks:
-                task.cancel()
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         self._on_listening()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """In place of uvicorn's, which cuts answers off without a word to their clients."""
+        for server in self.servers:
+            server.close()
+        for sock in sockets or []:
+            sock.close()
+        if await self._is_done_within(self._shutdown_timeout_s, may_be_cut=True):
+            return
+        self._on_cut()
+        if not await self._is_done_within(_LAST_WORDS_S):
+            for connection in list(self.server_state.connections):
+                connection.transport.abort()  # of clients that do not read, or do not write
+            await self._is_done_within(_LAST_WORDS_S)
+
+    async def _is_done_within(self, seconds: float, *, may_be_cut: bool = False) -> bool:
+        """Let connections end with the answer at hand; False where some remain."""
+        deadline_s = time.monotonic() + seconds
+        while self.server_state.connections or self.server_state.tasks:
+            if time.monotonic() >= deadline_s or (may_be_cut and self.force_exit):
+                return False
+            for connection in list(self.server_state.connections):
+                connection.shutdown()  # again and again: some were just being accepted
+            await asyncio.sleep(_TICK_S)
+        return True
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:

@@ -6,7 +6,6 @@ usage, [DONE]. What a chunk looks like is the route's affair.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 from typing import ParamSpec, Protocol
 
@@ -23,7 +22,6 @@ from tgi_llamacpp.router.schemas_tgi import GenerateParameters
 from tgi_llamacpp.router.services import Services
 from tgi_llamacpp.router.validation import RouteRules, ValidRequest
 
-logger = logging.getLogger(__name__)
 P = ParamSpec("P")
 
 
@@ -160,8 +158,7 @@ async def stream_chunks(
             tail = await _render(exchange, fold, fold.last)
             exchange.report_success(generation.sequences)
         except TgiError as error:
-            exchange.services.metrics.count_failure(error)
-            logger.info("stream: %r", error.message)
+            exchange.report_failure(error)
             tail = sse.event(error_text(error))
         await stream.write(tail.encode() + sse.DONE)
 

@@ -171,6 +171,7 @@ async def _serve(launch: Launch, reload: Reload) -> None:
             app,
             shutdown_timeout_s=config.shutdown_timeout,
             on_listening=lambda: _announce(launch),
+            on_cut=lambda: client.give_up("The server is stopping"),
         )
         signals.server = server
         if failures:
