@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
@@ -77,7 +78,9 @@ class TestFlags:
     def test_the_hostname_is_not_taken_from_the_environment(self) -> None:
         assert parse(HOSTNAME="a1b2c3d4").hostname == "0.0.0.0"
 
-    @pytest.mark.parametrize("flag", [f for f in flags.FLAGS if f.variable], ids=lambda f: f.name)
+    @pytest.mark.parametrize(
+        "flag", [f for f in flags.FLAGS if f.variable and f.name != "config"], ids=lambda f: f.name
+    )
     def test_every_variable_sets_its_field(self, flag: flags.Flag) -> None:
         assert flag.variable is not None
         samples = ["7", "0.5", "true", "q4-0", "isolate", "off", "row", "/path", "plain", "all"]
@@ -151,6 +154,89 @@ class TestFlags:
         config = parse("--defrag-threshold", "-1.0", "--usage-stats=off", OTLP_ENDPOINT="http://x")
         assert flags.ignored(config) == ["defrag_threshold", "otlp_endpoint", "usage_stats"]
         assert flags.ignored(parse()) == []
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Callable[[str], str]:
+    """Writes a file of settings; its path."""
+
+    def write(text: str | bytes) -> str:
+        path = tmp_path / "server.toml"
+        path.write_bytes(text if isinstance(text, bytes) else text.encode())
+        return str(path)
+
+    return write
+
+
+class TestFileOfSettings:
+    def test_keys_are_named_as_flags_or_as_fields(self, write: Callable[[str], str]) -> None:
+        path = write("max-total-tokens = 900\nmax_best_of = 1\nlog_level = 'debug'\n")
+        config = parse("--config", path)
+        assert (config.max_total_tokens, config.max_best_of) == (900, 1)
+        assert config.log_level == "debug"
+        assert config.config == path
+
+    def test_each_kind_of_value_has_a_form(self, write: Callable[[str], str]) -> None:
+        config = parse(
+            CONFIG=write(
+                "hostname = '127.0.0.1'\nport = 81\njson-output = true\nuse-mlock = false\n"
+                "cors-allow-origin = ['a', 'b']\ntype-k = 'q8-0'\nsplit-mode = 1\nmodel-gguf = ''"
+            )
+        )
+        assert (config.hostname, config.port, config.json_output) == ("127.0.0.1", 81, True)
+        assert config.cors_allow_origin == ["a", "b"]
+        assert (config.type_k, config.split_mode, config.model_gguf) == ("q8_0", "1", None)
+
+    def test_flags_win_over_variables_and_those_over_the_file(
+        self, write: Callable[[str], str]
+    ) -> None:
+        path = write("model-id = 'of the file'\nport = 81\nmax-best-of = 3")
+        config = flags.parse(["--config", path, "--port=83"], {"PORT": "82", "MAX_BEST_OF": "4"})
+        assert (config.model_id, config.port, config.max_best_of) == ("of the file", 83, 4)
+
+    @pytest.mark.parametrize(
+        ("text", "reason"),
+        [
+            ("max-totl-tokens = 1", "there is no setting `max-totl-tokens`; did you mean `max-tot"),
+            ("colour = 'red'", "there is no setting `colour`"),
+            ("config = 'another'", "there is no setting `config`"),
+            ("port = 1\nPORT = 2", "there is no setting `PORT`"),
+            ("max-best-of = 1\nmax_best_of = 2", "`max-best-of` and `max_best_of` are the same"),
+            ("port = 65536", "invalid value '65536' for `port` in"),
+            ("port = 1.5", "not a whole number of at least 0 and at most 65535"),
+            ("port = true", "invalid value 'true' for `port`"),
+            ("json-output = 1", "possible values are true, false"),
+            ("api-key = ''", "a key cannot be empty"),
+            ("port = [81]", "`port` must be a text"),
+            ("numa = ['isolate']", "`numa` takes one value, and no list"),
+            ("port = 2026-01-01", "`port` must be a text, a number, true or false"),
+            ("[server]\nport = 81", "`server` is a table: write its keys without one"),
+            ("port: 81", "is no TOML: Expected '=' after a key"),
+            ("model-id = m", "quote texts"),
+            (b"model-id = '\xff'", "is no TOML: 'utf-8' codec"),
+            ("x = " + "[" * 100_000, "is no TOML"),
+            ("#" * (1 << 20) + "#", "is longer than 1048576 bytes"),
+        ],
+    )
+    def test_what_a_file_has_wrong_is_named_with_the_file(
+        self, text: str, reason: str, write: Callable[[str], str]
+    ) -> None:
+        path = write(text)
+        with pytest.raises(UsageError) as error:
+            parse("--config", path)
+        assert reason in str(error.value)
+        assert path in str(error.value)
+
+    def test_a_file_that_is_not_there_is_an_error(self, tmp_path: Path) -> None:
+        with pytest.raises(UsageError, match="nothing cannot be read: no such file or directory"):
+            parse("--config", str(tmp_path / "nothing"))
+
+    def test_the_demo_serves_its_own_model_whatever_the_file_says(
+        self, write: Callable[[str], str]
+    ) -> None:
+        path = write("model-id = 'another'")
+        with pytest.raises(UsageError, match="there is no setting `model-id`"):
+            flags.parse(["--config", path], {}, "tgi-llamacpp demo", {"model_id": "demo"})
 
 
 def _accepts(variable: str, text: str) -> bool:

@@ -93,6 +93,7 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True):
     Names and types are TGI's. None means that the value is derived, or was not given.
     """
 
+    config: str | None = None
     model_id: str
     revision: str = "main"
     model_gguf: str | None = None

@@ -1,13 +1,14 @@
-"""The command line and the environment, read into a ServerConfig.
+"""The command line, the environment and the file of --config, read into a ServerConfig.
 
 FLAGS has one line a setting; its name, type and default come from the ServerConfig field of that
-name, and --help and README's table come from here. Precedence: command line, environment, default.
-What a value leads to is derive.py's affair.
+name, and --help and README's table come from here. Precedence: command line, environment, file,
+default. What a value leads to is derive.py's affair.
 """
 
 from __future__ import annotations
 
 import argparse
+import difflib
 import types
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from typing import Annotated, Any, Literal, NoReturn, Union, get_args, get_origi
 
 import msgspec
 
-from tgi_llamacpp import __version__
+from tgi_llamacpp import __version__, config_file
 from tgi_llamacpp.config import ServerConfig
 from tgi_llamacpp.errors import UsageError
 
@@ -42,6 +43,7 @@ class Flag:
 
 
 FLAGS = (
+    Flag("config", "TOML file of settings, named as the flags are; read again on SIGHUP."),
     Flag("model_id", "Model to serve: a Hub id, a folder, or a .gguf file.", "required"),
     Flag("revision", "Branch, tag or commit of the model on the Hub."),
     Flag("model_gguf", "Weights: a path, or the name of one of the model's GGUF files."),
@@ -127,7 +129,7 @@ def parse(
     program: str = "text-generation-router-llamacpp",
     fixed: Mapping[str, object] | None = None,
 ) -> ServerConfig:
-    """The settings that the command line and the environment ask for.
+    """The settings that the command line, the environment and the file ask for.
 
     fixed: fields whose value is not the operator's choice; their flags are then unknown.
     Raises UsageError; exits with 0 after --help.
@@ -139,13 +141,32 @@ def parse(
     for flag in flags:
         text = given.get(flag.name)
         source = flag.option
-        if text is None and flag.variable and _is_set(flag, environ):
+        if text is None and flag.variable and _is_set(flag, environ.get(flag.variable)):
             text, source = environ[flag.variable], flag.variable
         if text is not None:
             settings[flag.name] = _value(flag, text, source or "")
+    if "config" in settings:
+        settings = _from_file(settings["config"], flags) | settings
     if "model_id" not in settings:
         raise UsageError(f"--model-id is required, or MODEL_ID; try {program} --help")
     return ServerConfig(**settings)
+
+
+def _from_file(path: str, flags: Sequence[Flag]) -> dict[str, Any]:
+    """The settings of a file, which may set all that flags and variables set but itself."""
+    by_name = {flag.name: flag for flag in flags if flag.name != "config"}
+    settings: dict[str, Any] = {}
+    for name, entry in config_file.read(path).items():
+        flag = by_name.get(name)
+        if flag is None:
+            nearest = difflib.get_close_matches(name, by_name, 1)
+            hint = f"; did you mean `{nearest[0].replace('_', '-')}`?" if nearest else ""
+            raise UsageError(f"--config {path}: there is no setting `{entry.key}`{hint}")
+        if isinstance(entry.text, list) and get_origin(_TYPES[name]) is not list:
+            raise UsageError(f"--config {path}: `{entry.key}` takes one value, and no list")
+        if isinstance(entry.text, list) or _is_set(flag, entry.text):
+            settings[name] = _value(flag, entry.text, f"`{entry.key}` in {path}")
+    return settings
 
 
 def ignored(config: ServerConfig) -> list[str]:
@@ -221,12 +242,12 @@ def _action(flag: Flag) -> dict[str, Any]:
     return {"metavar": "TEXT" if kind is str else "N"}
 
 
-def _is_set(flag: Flag, environ: Mapping[str, str]) -> bool:
-    """Whether the environment sets it. An empty text is unset, as compose files write it.
+def _is_set(flag: Flag, text: str | None) -> bool:
+    """Whether the environment or the file sets it to this; an empty text does not, as compose files
+    write it.
 
     Not so for keys, which would leave a server open that was meant to be closed.
     """
-    text = environ.get(flag.variable or "")
     is_text = _TYPES[flag.name] in (str, list[str]) and flag.name not in ("api_key", "api_key_file")
     return text is not None and not (is_text and text == "")
 
