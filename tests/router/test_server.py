@@ -110,6 +110,7 @@ def _launch() -> Any:
     return SimpleNamespace(
         config=config,
         derived=None,
+        keys=None,
         name="model",
         content_guard=None,
         sock=None,
