@@ -20,8 +20,8 @@ from tests.fake_text import EOS, FakeDetokenizer, FakePool, FakeTemplate
 from tgi_llamacpp.config import EngineConfig, LimitsConfig, RouterConfig
 from tgi_llamacpp.messages import Finish, Submit
 from tgi_llamacpp.router.app import build_app
+from tgi_llamacpp.router.connection_limits import BoundedProtocol
 from tgi_llamacpp.router.engine_client import EngineClient
-from tgi_llamacpp.router.http_server import Http1Protocol
 from tgi_llamacpp.router.services import TextTools
 
 T = TypeVar("T")
@@ -83,10 +83,13 @@ class _Server(uvicorn.Server):
 class RunningServer:
     """A router that listens, and the engine behind it. Runs on a thread and loop of its own."""
 
-    def __init__(self, config: RouterConfig, script: Script, text: TextTools, **extra: Any) -> None:
+    def __init__(
+        self, config: RouterConfig, script: Script, text: TextTools, http: Any, **extra: Any
+    ) -> None:
         self.config = config
         self._script = script
         self._text = text
+        self._http = http
         self._extra = extra
         self._started = threading.Event()
         self._thread = threading.Thread(target=lambda: asyncio.run(self._main()), daemon=True)
@@ -130,7 +133,7 @@ class RunningServer:
         self._server = _Server(
             uvicorn.Config(
                 self.app,
-                http=Http1Protocol,
+                http=self._http,
                 ws="none",
                 lifespan="off",
                 log_config=None,
@@ -168,6 +171,7 @@ def running_servers() -> Iterator[MakeServer]:
         limits: dict[str, Any] | None = None,
         model_sha: str | None = None,
         pipeline_tag: str | None = None,
+        http: Any = BoundedProtocol,
         **config: Any,
     ) -> RunningServer:
         router_config = RouterConfig(
@@ -176,7 +180,7 @@ def running_servers() -> Iterator[MakeServer]:
             **config,
         )
         server = RunningServer(
-            router_config, script, text, model_sha=model_sha, pipeline_tag=pipeline_tag
+            router_config, script, text, http, model_sha=model_sha, pipeline_tag=pipeline_tag
         )
         server.start()
         running.append(server)

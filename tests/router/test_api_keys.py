@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import signal
 import time
 from pathlib import Path
 
@@ -87,18 +88,18 @@ def test_a_reload_takes_the_new_keys_and_their_numbers_stay(
     keys = ApiKeys(None, path)
     (alpha, beta) = numbers(keys, "alpha", "beta")
     write_keys(tmp_path, "gamma\nbeta\n")
-    keys.reload()
+    keys.reload("delta", path)
     assert numbers(keys, "alpha", "beta") == [None, beta]
-    assert numbers(keys, "gamma")[0] not in (None, alpha, beta)
-    assert "2 API keys" in caplog.text
+    assert len({alpha, beta, *numbers(keys, "gamma", "delta"), None}) == 5
+    assert "3 API keys" in caplog.text
     write_keys(tmp_path, "alpha\nbeta\n")
-    keys.reload()
-    assert numbers(keys, "alpha", "beta", "gamma") == [alpha, beta, None]
+    keys.reload(None, path)
+    assert numbers(keys, "alpha", "beta", "gamma", "delta") == [alpha, beta, None, None]
 
 
 @pytest.mark.parametrize("content", ["", "two words\n", None])
 def test_a_broken_file_at_a_reload_leaves_the_keys_as_they_were(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, content: str | None
+    tmp_path: Path, content: str | None
 ) -> None:
     path = write_keys(tmp_path, "alpha\n")
     keys = ApiKeys(None, path)
@@ -106,10 +107,22 @@ def test_a_broken_file_at_a_reload_leaves_the_keys_as_they_were(
     path.unlink()
     if content is not None:
         write_keys(tmp_path, content)
-    keys.reload()
+    with pytest.raises(StartupError) as caught:
+        keys.reload("beta", path)
     assert numbers(keys, "alpha", "two") == before
-    assert "the API keys stay as they were" in caplog.text
-    assert "two words" not in caplog.text
+    assert numbers(keys, "beta") == [None]
+    assert "two words" not in str(caught.value)
+
+
+def test_a_reload_does_not_open_a_server_that_was_closed(tmp_path: Path) -> None:
+    keys = ApiKeys("alpha")
+    with pytest.raises(StartupError, match="start the server anew"):
+        keys.reload(None, None)
+    assert keys.are_needed
+    assert None not in numbers(keys, "alpha")
+    without = ApiKeys()
+    without.reload(None, None)
+    assert not without.are_needed
 
 
 def test_the_time_of_a_refusal_does_not_tell_how_much_of_a_key_is_right() -> None:
@@ -179,3 +192,22 @@ def test_a_prompt_is_computed_once_for_each_key_unless_all_may_share(
         assert num_cached(server, "beta") > 100
         assert "alpha" not in server.text
         assert "2 API keys" in server.text
+
+
+def test_sighup_reads_the_file_again(tmp_path: Path) -> None:
+    path = write_keys(tmp_path, "alpha\n")
+
+    def status(server: ServerProcess, key: str) -> int:
+        url, body = f"{server.url}/tokenize", {"inputs": "a"}
+        return httpx.post(url, json=body, headers=bearer(key), timeout=PATIENCE_S).status_code
+
+    with ServerProcess("demo", f"--api-key-file={path}") as server:
+        assert [status(server, key) for key in ("alpha", "beta")] == [200, 401]
+        write_keys(tmp_path, "beta\ngamma\n")
+        server.signal(signal.SIGHUP)
+        server.wait_for("2 API keys")
+        assert [status(server, key) for key in ("alpha", "beta")] == [401, 200]
+        write_keys(tmp_path, "two words\n")
+        server.signal(signal.SIGHUP)
+        server.wait_for("not all is reloaded: .* line 1 is no key")
+        assert [status(server, key) for key in ("alpha", "beta")] == [401, 200]

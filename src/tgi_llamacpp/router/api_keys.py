@@ -30,28 +30,34 @@ class ApiKeys:
     """
 
     def __init__(self, api_key: str | None = None, path: str | Path | None = None) -> None:
-        self._api_key = api_key
-        self._path = None if path is None else Path(path)
+        self.are_needed = False
+        self._digests: list[bytes] = []
         self._scopes: dict[bytes, int] = {}  # of every digest that ever was a key
-        self._digests = self._read()
-        if path is not None:
-            logger.info("%d API keys", self.num_keys)
-
-    @property
-    def are_needed(self) -> bool:
-        return self._api_key is not None or self._path is not None
+        self._set(api_key, path)
 
     @property
     def num_keys(self) -> int:
         return len(self._digests)
 
-    def reload(self) -> None:
-        """Read the file again. One that is broken is logged, and the keys stay as they are."""
-        try:
-            self._digests = self._read()
-        except StartupError as error:
-            logger.error("the API keys stay as they were: %s", error)
-        else:
+    def reload(self, api_key: str | None, path: str | Path | None) -> None:
+        """Take these keys from now on, and the file as it is now.
+
+        Raises StartupError, with the keys as they were, also where there are none any more: a
+        mistake in a file must not open a server.
+        """
+        if self.are_needed and api_key is None and path is None:
+            raise StartupError("the API keys stay: start the server anew to have none")
+        self._set(api_key, path)
+
+    def _set(self, api_key: str | None, path: str | Path | None) -> None:
+        keys = [] if api_key is None else [api_key.encode()]
+        if path is not None:
+            keys += _read_file(Path(path))
+        self._digests = list(dict.fromkeys(map(_digest, keys)))
+        self.are_needed = api_key is not None or path is not None
+        for digest in self._digests:
+            self._scopes.setdefault(digest, len(self._scopes) + 1)
+        if path is not None:
             logger.info("%d API keys", self.num_keys)
 
     def scope_of(self, authorization: bytes) -> int | None:
@@ -65,15 +71,6 @@ class ApiKeys:
         digest = _digest(key)
         found = [known for known in self._digests if hmac.compare_digest(known, digest)]
         return self._scopes[found[0]] if found else None
-
-    def _read(self) -> list[bytes]:
-        keys = [] if self._api_key is None else [self._api_key.encode()]
-        if self._path is not None:
-            keys += _read_file(self._path)
-        digests = list(dict.fromkeys(map(_digest, keys)))
-        for digest in digests:
-            self._scopes.setdefault(digest, len(self._scopes) + 1)
-        return digests
 
 
 def _digest(key: bytes) -> bytes:

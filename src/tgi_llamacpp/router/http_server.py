@@ -1,8 +1,6 @@
 """uvicorn, driven so that it suits a supervisor: our signals, our exit, no header of its own.
 
-Declines offers of other protocols without losing the request, which uvicorn does not.
-
-Knows no engine. Called by server.py.
+What a connection may do is connection_limits.py's affair. Knows no engine. Called by server.py.
 """
 
 from __future__ import annotations
@@ -13,60 +11,18 @@ import logging
 import socket
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 
-import httptools
 import uvicorn
 from starlette.types import ASGIApp
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from tgi_llamacpp.router.connection_limits import BoundedProtocol, ConnectionLimits
 
 logger = logging.getLogger(__name__)
 
 BACKLOG = 1024  # connections that wait for accept, as TGI has it
-_KEEP_ALIVE_S = 75  # idle connections; TGI has no limit, proxies commonly have 60
 _TICK_S = 0.02  # between two looks at what still runs, of a server that stops
 _LAST_WORDS_S = 2.0  # for errors on their way to clients that are cut off
-
-
-class Http1Protocol(HttpToolsProtocol):
-    """HTTP/1.1 whatever else a request offers, such as h2c, which Java's client does every time.
-
-    At an offer httptools ends the request with its head, and leaves the body for the new protocol.
-    So the head is read again without the offer, and then what follows it.
-    """
-
-    def data_received(self, data: bytes) -> None:
-        """As uvicorn's, but for the offers."""
-        self._unset_keepalive_if_required()
-        rest: bytes | memoryview = data
-        try:
-            while rest:
-                rest = self._feed(rest)
-        except httptools.HttpParserError:
-            self.logger.warning("Invalid HTTP request received.")
-            self.send_400_response("Invalid HTTP request received.")
-
-    def _feed(self, data: bytes | memoryview) -> bytes | memoryview:
-        """Parse up to the end, or through a head with an offer; returns what is behind that."""
-        try:
-            self.parser.feed_data(data)
-        except httptools.HttpParserUpgrade as offer:
-            if self._should_upgrade():
-                head = self._head_without_offer()
-                self.parser = httptools.HttpRequestParser(self)  # the old one may be at its end
-                self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
-                self.parser.feed_data(head)
-                return memoryview(data)[offer.args[0] :]
-        return b""
-
-    def _should_upgrade(self) -> bool:
-        """Whether uvicorn leaves this request alone: it is read again. A tunnel offers nothing."""
-        return self.parser.get_method() != b"CONNECT"
-
-    def _head_without_offer(self) -> bytes:
-        version = self.parser.get_http_version().encode()
-        lines = [b"%b %b HTTP/%b" % (self.parser.get_method(), self.url, version)]
-        lines += [b"%b: %b" % header for header in self.headers if header[0] != b"upgrade"]
-        return b"\r\n".join([*lines, b"", b""])
 
 
 class HttpServer(uvicorn.Server):
@@ -84,18 +40,19 @@ class HttpServer(uvicorn.Server):
         on_listening: Callable[[], None],
         on_cut: Callable[[], None],
     ) -> None:
+        limits = ConnectionLimits.of_this_process()
         super().__init__(
             uvicorn.Config(
                 app,
                 loop="uvloop",
-                http=Http1Protocol,
+                http=partial(BoundedProtocol, limits=limits),  # type: ignore[arg-type]
                 ws="none",
                 lifespan="off",
                 log_config=None,
                 access_log=False,
                 server_header=False,
                 backlog=BACKLOG,
-                timeout_keep_alive=_KEEP_ALIVE_S,
+                timeout_keep_alive=int(limits.idle_timeout_s),
             )
         )
         self._shutdown_timeout_s = shutdown_timeout_s

@@ -145,6 +145,7 @@ async def _serve(launch: Launch, reload: Reload) -> None:
     client = EngineClient()
     files, config = launch.files, launch.config
     signals = _Signals(reload)
+    reload.on_reload.append(lambda new: launch.keys.reload(new.api_key, new.api_key_file))
     failures: list[str] = []
     supervisor = EngineSupervisor(
         client,
