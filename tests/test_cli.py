@@ -84,6 +84,7 @@ class TestFlags:
     def test_every_variable_sets_its_field(self, flag: flags.Flag) -> None:
         assert flag.variable is not None
         samples = ["7", "0.5", "true", "q4-0", "isolate", "off", "row", "/path", "plain", "all"]
+        samples.append("split")
         text = next(text for text in samples if _accepts(flag.variable, text))
         config = flags.parse([], {"MODEL_ID": "m", flag.variable: text})
         assert getattr(config, flag.name) != getattr(parse(), flag.name)
@@ -309,6 +310,11 @@ class TestDerivedValues:
                 "`max_batch_total_tokens` must be <= 2147483647",
             ),
             (["--max-input-tokens=5", "--max-input-length=5"], "set only `max_input_tokens`"),
+            (
+                ["--kv-layout=split", "--max-batch-size=16", "--max-batch-total-tokens=32767"],
+                "--kv-layout split needs `max_batch_size` x `max_total_tokens` (32768) tokens of KV"
+                " cache, and `max_batch_total_tokens` is 32767: raise it",
+            ),
             (["--type-k=q6-k"], "--type-k q6-k: a KV cache can be f32, f16, bf16, q8-0"),
             (["--type-v=q8-0", "--disable-flash-attention"], "--type-v q8-0 needs flash attention"),
         ],
@@ -342,6 +348,23 @@ class TestDerivedValues:
         resolved = engine_config(config, derive(config, 2), "m.gguf", [7])
         assert (resolved.split_mode, resolved.main_gpu) == ("none", 2)
         assert (resolved.n_gpu_layers, resolved.extra_eog_ids) == (-1, [7])
+
+    @pytest.mark.parametrize(
+        ("layout", "budget", "is_unified"),
+        [
+            ("auto", 16384, False),
+            ("auto", 16383, True),
+            ("split", 16384, False),
+            ("unified", 16384, True),
+            ("unified", 16383, True),
+        ],
+    )
+    def test_the_kv_layout_follows_the_budget_or_the_operator(
+        self, layout: str, budget: int, is_unified: bool
+    ) -> None:
+        config = parse(f"--kv-layout={layout}", f"--max-batch-total-tokens={budget}")
+        resolved = engine_config(config, derive(config, 2), "m.gguf", [])
+        assert resolved.is_kv_unified(resolved.max_total_tokens) is is_unified
 
     def test_the_router_gets_what_the_engine_has_room_for(self) -> None:
         config = parse("--max-input-tokens=100")

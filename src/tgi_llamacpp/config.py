@@ -16,6 +16,7 @@ MAX_TOP_TOKENS = 64  # alternatives that the engine can report beside one token
 MIN_STEP_OUTPUTS = 64  # rows of logits that a step can give; prompts are scored so many at a time
 
 Count = Annotated[int, msgspec.Meta(ge=1, le=MAX_INT32)]
+KvLayout = Literal["auto", "split", "unified"]
 CountOrZero = Annotated[int, msgspec.Meta(ge=0, le=MAX_INT32)]
 Port = Annotated[int, msgspec.Meta(ge=0, le=65535)]
 
@@ -41,11 +42,18 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
     offload_kqv: bool = True
     flash_attention: bool = True
     prefix_cache: bool = True
+    kv_layout: KvLayout = "auto"  # auto: split where every slot's share fits the budget
     type_k: str = "f16"  # ggml's own name: f32, f16, bf16, q8_0, iq4_nl, ...
     type_v: str = "f16"
     extra_eog_ids: list[int] = []  # of generation_config.json
     log_level: str = "info"
     json_output: bool = False
+
+    def is_kv_unified(self, max_slot_tokens: int) -> bool:
+        """Whether slots share one pool of the budget's size, or have max_slot_tokens each."""
+        if self.kv_layout != "auto":
+            return self.kv_layout == "unified"
+        return self.max_batch_size * max_slot_tokens > self.max_batch_total_tokens
 
 
 class LimitsConfig(msgspec.Struct, frozen=True, kw_only=True):
@@ -109,6 +117,7 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True):
     disable_flash_attention: bool = False
     disable_prefix_cache: bool = False
     prefix_cache_scope: Literal["key", "all"] = _default(RouterConfig, "prefix_cache_scope")
+    kv_layout: KvLayout = _default(EngineConfig, "kv_layout")
     type_k: str = _default(EngineConfig, "type_k")
     type_v: str = _default(EngineConfig, "type_v")
 

@@ -105,6 +105,7 @@ def engine_config(
         offload_kqv=derived.offload_kqv,
         flash_attention=derived.flash_attention,
         prefix_cache=not config.disable_prefix_cache,
+        kv_layout=config.kv_layout,
         type_k=config.type_k,
         type_v=config.type_v,
         extra_eog_ids=extra_eog_ids,
@@ -210,7 +211,18 @@ def _check(config: ServerConfig, derived: Derived) -> None:
         raise StartupError(
             f"`max_top_n_tokens` must be <= {MAX_TOP_TOKENS}. Given: {config.max_top_n_tokens}"
         )
+    _check_kv_layout(config, derived)
     _check_cache_types(config, derived.flash_attention)
+
+
+def _check_kv_layout(config: ServerConfig, derived: Derived) -> None:
+    num_cells = derived.max_batch_size * derived.max_total_tokens
+    if config.kv_layout == "split" and num_cells > derived.max_batch_total_tokens:
+        raise StartupError(
+            f"--kv-layout split needs `max_batch_size` x `max_total_tokens` ({num_cells}) tokens of"
+            f" KV cache, and `max_batch_total_tokens` is {derived.max_batch_total_tokens}: raise it"
+            " if there is memory, lower one of the two, or take --kv-layout unified"
+        )
 
 
 def _check_cache_types(config: ServerConfig, flash_attention: bool) -> None:

@@ -58,6 +58,7 @@ FLAGS = (
     Flag("disable_flash_attention", "Do without flash attention."),
     Flag("type_k", "Type of the K cache, such as f32, f16, bf16, q8-0, q5-1, q4-0."),
     Flag("type_v", "Type of the V cache, such as f32, f16, bf16, q8-0, q5-1, q4-0."),
+    Flag("kv_layout", "KV cache: a share for each slot, or one pool of the budget's size."),
     Flag("disable_prefix_cache", "Compute every prompt from its first token."),
     Flag("prefix_cache_scope", "Who shares computed prompts: requests of one API key, or all."),
     Flag("validation_workers", "Threads that tokenize prompts."),

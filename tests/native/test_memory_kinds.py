@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from tests.engine.runner_contract import RunnerContract
@@ -63,6 +64,17 @@ def test_a_kind_knows_whether_it_can_be_trimmed(loaded: tuple[Model, EngineConfi
     is_state = any(kind in config.model_path for kind in ("recurrent", "hybrid"))
     assert runner.limits.can_trim is not is_state
     assert runner.limits.is_unified is (config.max_batch_total_tokens == 256)
+    assert runner.limits.cache_bytes > 0
+    runner.close()
+
+
+def test_one_pool_can_be_asked_for_where_shares_would_fit(
+    loaded: tuple[Model, EngineConfig],
+) -> None:
+    model, config = loaded
+    runner = Runner(model, msgspec.structs.replace(config, kv_layout="unified"))
+    assert runner.limits.is_unified
+    assert runner.limits.max_pool_tokens == config.max_batch_total_tokens
     runner.close()
 
 

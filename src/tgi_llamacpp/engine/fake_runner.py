@@ -322,7 +322,7 @@ class FakeRunner:
 def fake_limits(config: EngineConfig, num_vocab: int) -> RunnerLimits:
     """What a context made for this configuration would have."""
     num_slots = config.max_batch_size
-    is_unified = num_slots * config.max_total_tokens > config.max_batch_total_tokens
+    is_unified = config.is_kv_unified(config.max_total_tokens)
     pool = config.max_batch_total_tokens if is_unified else num_slots * config.max_total_tokens
     if is_unified and config.prefix_cache:
         num_slots = pooled_slots(num_slots)

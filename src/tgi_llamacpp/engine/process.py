@@ -132,11 +132,14 @@ def _load(
 def _run(channel: Channel, start: Start, model: Model, runner: Runner, page: StepPage) -> None:
     limits, notes = resolve_limits(start.config, model, runner.limits)
     log.info(
-        "%d sequences at once, of up to %d tokens each and %d together, in %s KV",
+        "%d sequences at once, of up to %d tokens each and %d together, in %s KV of %d cells:"
+        " %.1f MiB",
         limits.max_running,
         limits.max_sequence_tokens,
         limits.max_budget_tokens,
         "unified" if runner.limits.is_unified else "split",
+        runner.limits.max_pool_tokens,
+        runner.limits.cache_bytes / (1 << 20),
     )
     curve = measure_widths(
         runner, runner.limits.num_slots, time.perf_counter, start.config.max_warm_up_ms / 1000

@@ -45,6 +45,7 @@ class RunnerLimits:
     is_unified: bool  # one pool of cells; else each slot has max_slot_tokens of its own
     can_trim: bool  # trim() to a position > 0 works, and copy() of a part (not for recurrent ones)
     max_top_tokens: int = MAX_TOP_TOKENS
+    cache_bytes: int = 0  # of all cells, or states
 
 
 def pooled_slots(max_running: int) -> int:

@@ -8,6 +8,7 @@ Knows no context and no slot; _runner.pyx opens contexts on it. Called once, at 
 import hashlib
 import logging
 import os
+import re
 import struct
 
 from libc.stdint cimport int32_t
@@ -24,6 +25,7 @@ _LOG_LEVELS = {
     int(ll.GGML_LOG_LEVEL_WARN): logging.INFO,
     int(ll.GGML_LOG_LEVEL_ERROR): logging.ERROR,
 }
+_CACHE_SIZE = re.compile(r" (?:KV|RS) buffer size = *([0-9.]+) MiB")
 _NUMA = {
     "disabled": ll.GGML_NUMA_STRATEGY_DISABLED,
     "distribute": ll.GGML_NUMA_STRATEGY_DISTRIBUTE,
@@ -48,6 +50,7 @@ class _LogLines:
         self.level = logging.DEBUG
         self.pending = ""
         self.error = ""
+        self.cache_mib = 0.0  # of the contexts opened since it was set: llama.h has no call for it
 
     def forget_error(self):
         self.error = ""
@@ -59,6 +62,8 @@ class _LogLines:
         for line in filter(None, lines):
             if self.level == logging.ERROR and not self.error:
                 self.error = line
+            if found := _CACHE_SIZE.search(line):
+                self.cache_mib += float(found[1])
             _logger.log(self.level, "%s", line)
 
 

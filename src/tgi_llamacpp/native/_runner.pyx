@@ -34,8 +34,8 @@ cdef int32_t _NO_TARGET = NO_TARGET
 cdef class Runner:
     """One llama.cpp context: slots with their cells and samplers. See engine.runner.Runner.
 
-    KV is split, a share for each slot, where every slot's share fits the budget; else unified, one
-    pool of the budget's size.
+    KV is split, a share for each slot, or unified, one pool of the budget's size: EngineConfig says
+    which.
     """
 
     cdef Model _parent  # keeps the weights alive
@@ -77,14 +77,14 @@ cdef class Runner:
         cdef ll.llama_context_params params = ll.llama_context_default_params()
         num_slots = config.max_batch_size
         max_slot_tokens = min(config.max_total_tokens, self._parent.context_length)
-        is_unified = num_slots * max_slot_tokens > config.max_batch_total_tokens
+        is_unified = config.is_kv_unified(max_slot_tokens)
         can_trim = not (
             ll.llama_model_is_recurrent(self._parent._model) or ll.llama_model_is_hybrid(self._parent._model)
         )
         params.n_batch = max(config.max_physical_batch_total_tokens, num_slots)
         if is_unified and can_trim and config.prefix_cache:  # else each slot has a state of its own
             num_slots = pooled_slots(num_slots)
-        if not is_unified and self._parent.device == "CPU" and num_slots % 4 == 3:
+        if self._parent.device == "CPU" and num_slots % 4 == 3:
             # A slot for a dummy row beside a full server: CPU kernels run rows in fours, and where
             # three are left over, warm_up.py may find a fourth to make the step quicker.
             num_slots += 1
@@ -104,6 +104,7 @@ cdef class Runner:
         params.kv_unified = is_unified
         params.swa_full = True  # else a dummy row or a later prefix evicts what a window still needs
         log_lines.forget_error()
+        log_lines.cache_mib = 0.0
         with nogil:
             self._ctx = ll.llama_init_from_model(self._parent._model, params)
         if self._ctx == NULL:
@@ -126,6 +127,7 @@ cdef class Runner:
             num_vocab=self._parent.num_sampled_vocab,
             is_unified=is_unified,
             can_trim=can_trim,
+            cache_bytes=int(log_lines.cache_mib * (1 << 20)),
         )
 
     def _allocate_slots(self):
