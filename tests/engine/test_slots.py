@@ -35,10 +35,17 @@ def sequence_of(
 
 
 def table_of(
-    layout: str, *, is_unified: bool = False, can_trim: bool = True, max_new: int = 100
+    layout: str,
+    *,
+    is_unified: bool = False,
+    can_trim: bool = True,
+    max_new: int = 100,
+    max_pool_tokens: int = 10_000,
 ) -> SlotTable:
     """One character a slot: "d" decoding, "p" prefilling, "." empty. The last came first."""
-    table = SlotTable(len(layout), is_unified=is_unified, can_trim=can_trim)
+    table = SlotTable(
+        len(layout), is_unified=is_unified, can_trim=can_trim, max_pool_tokens=max_pool_tokens
+    )
     placed = [
         sequence_of(len(layout) - slot, decoding=kind == "d", max_new=max_new)
         for slot, kind in enumerate(layout)
@@ -301,10 +308,34 @@ def test_a_pad_goes_behind_parked_cells_that_can_be_restored_and_are_few(
     assert batch.plan.positions.tolist() == [19] * 7 + positions
 
 
-def test_one_pool_gets_no_pads_since_each_would_take_a_cell() -> None:
-    batch = plan_step(table_of("ddddddd.", is_unified=True), 16, costs_of(**SAWTOOTH))
+@pytest.mark.parametrize(
+    ("layout", "num_parked", "can_trim", "slots"),
+    [
+        ("dd.dddd.d", {}, True, [2]),
+        ("dd.dddd.d", {2: 30}, True, [7]),
+        ("dd.ddddd", {2: 30}, True, [2]),
+        ("dd.ddddd", {2: 30}, False, []),
+    ],
+)
+def test_in_one_pool_a_pad_goes_into_any_free_slot_an_empty_one_first(
+    layout: str, num_parked: dict[int, int], can_trim: bool, slots: list[int]
+) -> None:
+    table = table_of(layout, is_unified=True, can_trim=can_trim)
+    for slot, num_cells in num_parked.items():
+        table.park(slot, num_cells)
+    batch = plan_step(table, 16, costs_of(**SAWTOOTH))
     assert batch is not None
-    assert batch.dummy_slots == []
+    assert batch.dummy_slots == slots
+    positions = batch.plan.positions[batch.plan.samples == UNREAD].tolist()
+    assert positions == [num_parked.get(slot, 0) for slot in slots]
+
+
+@pytest.mark.parametrize(("max_pool_tokens", "num_pads"), [(7 * 20 + 1, 1), (7 * 20, 0)])
+def test_a_pad_never_takes_the_pools_last_cell(max_pool_tokens: int, num_pads: int) -> None:
+    table = table_of("ddddddd.", is_unified=True, max_pool_tokens=max_pool_tokens)
+    batch = plan_step(table, 16, costs_of(**SAWTOOTH))
+    assert batch is not None
+    assert len(batch.dummy_slots) == num_pads
 
 
 def test_nothing_running_is_no_step() -> None:

@@ -29,6 +29,7 @@ class Placement:
             is_unified=limits.is_unified,
             can_trim=limits.can_trim,
             max_slot_tokens=limits.max_slot_tokens,
+            max_pool_tokens=limits.max_pool_tokens,
         )
         self._runner = runner
         self._counters = counters
@@ -95,10 +96,15 @@ class Placement:
             self._vacate(slot)
 
     def take_back(self, dummy_slots: list[int]) -> None:
-        """After a step: dummy rows leave their slots as they were."""
+        """After a step: dummy rows leave their slots as they were.
+
+        In a pool a sliding window may have given cells of what is parked there to others: it goes.
+        """
         for slot in dummy_slots:
-            is_done = self._runner.trim(slot, self.table.num_parked(slot))
-            assert is_done, f"a dummy row stays in slot {slot}"
+            if not self._runner.trim(slot, self.table.num_parked(slot)):
+                parked = self._cache.parked_in(slot) if self._cache else None
+                assert parked is not None, f"a dummy row stays in slot {slot}"
+                self._evict(parked)
 
     def evict(self, num_cells: int) -> bool:
         """Give up so many parked cells, least recently used first; False where there are none."""

@@ -37,11 +37,13 @@ class SlotTable:
         is_unified: bool,
         can_trim: bool = True,
         max_slot_tokens: int = 2**31 - 1,
+        max_pool_tokens: int = 2**31 - 1,
     ) -> None:
         self._sequences: list[Sequence | None] = [None] * num_slots
         self._is_unified = is_unified
         self._can_trim = can_trim
         self._max_slot_tokens = max_slot_tokens
+        self._max_pool_tokens = max_pool_tokens
         self._parked: dict[int, int] = {}  # slot -> cells
         self.num_running = 0
         self.num_following = 0
@@ -205,13 +207,15 @@ class SlotTable:
     def pads(self, num_pads: int, taken: Iterable[int]) -> list[int]:
         """Free slots for so many dummy rows that join the pass over the slots `taken`.
 
-        None where there are not enough of them, or where the slots have holes, and with unified KV,
-        where a dummy would take a cell of the pool. Parked cells are no hindrance but where they
-        could not be restored, or would be more than the pass reads anyway.
+        None where there are not enough of them, or the slots have holes, or the pool has no cells
+        to spare. Parked cells are no hindrance but where they could not be restored, or would be
+        more than the pass reads anyway.
         """
         occupied = sorted(taken)
-        if self._is_unified or not occupied:
+        if not occupied:
             return []
+        if self._is_unified:
+            return self._pool_pads(num_pads, len(occupied))
         low, high = occupied[0], occupied[-1]
         if high - low + 1 > len(occupied):
             return []
@@ -219,6 +223,19 @@ class SlotTable:
         above = self._free_from(range(high + 1, len(self._sequences)), num_pads, limit)
         below = self._free_from(range(low - 1, -1, -1), num_pads - len(above), limit)
         return [*above, *below] if len(above) + len(below) == num_pads else []
+
+    def _pool_pads(self, num_pads: int, num_rows: int) -> list[int]:
+        """Free slots for dummy rows beside so many others, empty ones first.
+
+        The pool must have the cells; one that several share counts for each.
+        """
+        num_cells = sum(one.num_computed for one in self.running()) + sum(self._parked.values())
+        if num_cells + num_rows + num_pads > self._max_pool_tokens:
+            return []
+        limit = self._max_slot_tokens if self._can_trim else 1
+        free = [slot for slot, one in enumerate(self._sequences) if one is None]
+        fit = sorted((slot for slot in free if self.num_parked(slot) < limit), key=self.num_parked)
+        return fit[:num_pads] if len(fit) >= num_pads else []
 
     def _block_limit(self) -> int:
         """Cells that a pass over the running sequences reads of a slot."""
