@@ -8,7 +8,7 @@ Raised anywhere, rendered in one place (router/app.py). The table:
 | ValidationError    | validation                     | 422    | router/validation |
 | TemplateError      | template_error                 | 422    | router/chat |
 | ToolError          | tool_error                     | 422    | router/openai |
-| OverloadedError    | overloaded                     | 429    | router/generation |
+| OverloadedError    | overloaded                     | 429    | router/services |
 | GenerationError    | generation                     | 424    | engine, by way of Failed |
 | IncompleteError    | incomplete_generation          | 500    | router/engine_client |
 | UnhealthyError     | healthcheck                    | 503    | router/tgi |
@@ -27,10 +27,12 @@ class TgiError(Exception):
     """An error that becomes an HTTP answer. `message` is the whole text on the wire.
 
     `param` is the field of the request that is to blame, where the message does not begin with it.
+    `retry_after_s` is when to try again, where that can be told.
     """
 
     error_type = "generation"
     http_status = 500
+    retry_after_s: int | None = None
 
     def __init__(self, message: str, param: str | None = None) -> None:
         super().__init__(message)
@@ -87,8 +89,9 @@ class OverloadedError(TgiError):
     error_type = "overloaded"
     http_status = 429
 
-    def __init__(self) -> None:
+    def __init__(self, retry_after_s: int) -> None:
         super().__init__("Model is overloaded")
+        self.retry_after_s = retry_after_s
 
 
 class GenerationError(TgiError):

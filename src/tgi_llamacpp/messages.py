@@ -239,6 +239,7 @@ class Stats(msgspec.Struct, frozen=True, array_like=True, tag="stats", gc=False)
     num_late_steps: int = 0  # steps with decode rows that took longer than the latency target
 
     prefix: PrefixStats = msgspec.field(default_factory=PrefixStats)
+    num_tokens_ahead: int = 0  # that all who run or wait may still come to, prompts included
 
     @classmethod
     def of_nothing(cls, epoch: int, num_waiting: int = 0) -> Stats:

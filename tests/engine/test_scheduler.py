@@ -164,6 +164,18 @@ def test_admission_counts_the_most_that_a_sequence_can_come_to() -> None:
     assert simulation.scheduler.num_waiting == 1
 
 
+def test_tokens_ahead_are_those_of_all_who_run_or_wait_and_fall_with_every_step() -> None:
+    simulation = simulate(max_budget_tokens=50)
+    simulation.submit(submit_of(1, 10, 20), submit_of(2, 10, 20))
+    assert simulation.scheduler.num_tokens_ahead == 60
+    simulation.turn()
+    assert simulation.scheduler.num_tokens_ahead == 50
+    simulation.turn()
+    assert simulation.scheduler.num_tokens_ahead == 49
+    simulation.run()
+    assert simulation.scheduler.num_tokens_ahead == 0
+
+
 def test_nothing_overtakes_the_head_of_the_queue() -> None:
     simulation = simulate(max_budget_tokens=50)
     simulation.submit(submit_of(1, 10, 20), submit_of(2, 10, 20), submit_of(3, 2, 2))

@@ -64,7 +64,7 @@ def test_a_value_on_a_bound_is_below_it() -> None:
 def test_every_failure_that_tgi_counts_is_counted_under_its_name() -> None:
     metrics = Metrics(LIMITS)
     for error in (
-        OverloadedError(),
+        OverloadedError(1),
         ValidationError("x"),
         ValidationError("y"),
         TemplateError("x"),

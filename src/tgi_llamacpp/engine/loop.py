@@ -150,6 +150,7 @@ class EngineLoop:
                 num_mixed_tokens=counters.num_mixed_tokens,
                 mixed_error_s=counters.mixed_error_s,
                 num_late_steps=counters.num_late_steps,
+                num_tokens_ahead=scheduler.num_tokens_ahead,
             )
         )
 

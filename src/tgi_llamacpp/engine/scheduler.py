@@ -76,6 +76,12 @@ class Scheduler:
         return len(self._waiting)
 
     @property
+    def num_tokens_ahead(self) -> int:
+        """Tokens to compute, at most, until all that run or wait have ended."""
+        everyone = (*self._running.values(), *self._waiting.values())
+        return sum(sequence.num_reserved - sequence.num_computed for sequence in everyone)
+
+    @property
     def num_parked_tokens(self) -> int:
         """Cells of finished sequences; they count as free."""
         return self._placement.num_parked_tokens

@@ -34,10 +34,11 @@ from tgi_llamacpp.router.json_format import dumps
 from tgi_llamacpp.router.metrics import Metrics
 from tgi_llamacpp.router.render_openai import error_text
 from tgi_llamacpp.router.sequence_breakers import SequenceBreakers
-from tgi_llamacpp.router.services import Permits, Services, TextTools
+from tgi_llamacpp.router.services import BodyBudget, Permits, Services, TextTools
 
 Table = dict[str, dict[str, Handler]]
 
+_MAX_BODIES = 32  # of the largest size, being read at once
 _MODEL = "/v2/models/{name}/versions/{version}"
 _FLAT: Table = {
     "/": {"POST": tgi.compat_generate, "GET": tgi.health},
@@ -85,7 +86,8 @@ def build_app(
         engine=engine,
         text=text,
         metrics=Metrics(config.limits),
-        permits=Permits(config.limits.max_concurrent_requests),
+        permits=Permits(config.limits.max_concurrent_requests, engine.forecast),
+        bodies=BodyBudget(_MAX_BODIES * config.limits.payload_limit),
         breakers=SequenceBreakers(text.detokenizer),
         keys=keys or ApiKeys(config.api_key, config.api_key_file),
         model_sha=model_sha,

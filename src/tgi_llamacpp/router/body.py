@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable
 from typing import TypeVar
 
 import msgspec
@@ -29,8 +30,10 @@ class ClientDisconnected(Exception):
     """The client went away; there is nobody to answer."""
 
 
-async def read_body(scope: Scope, receive: Receive, max_bytes: int) -> bytes:
-    """The whole body of a JSON request.
+async def read_body(
+    scope: Scope, receive: Receive, max_bytes: int, take: Callable[[int], None]
+) -> bytes:
+    """The whole body of a JSON request. `take` is told of its bytes as they come, and may refuse.
 
     Raises:
         BodyError: 415 for a content type that is not JSON, 413 above `max_bytes`.
@@ -51,6 +54,7 @@ async def read_body(scope: Scope, receive: Receive, max_bytes: int) -> bytes:
         num_bytes += len(chunks[-1])
         if num_bytes > max_bytes:
             raise BodyError(_TOO_LONG, 413)
+        take(len(chunks[-1]))
         if not message.get("more_body", False):
             return b"".join(chunks)
 

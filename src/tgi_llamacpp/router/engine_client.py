@@ -42,6 +42,7 @@ from tgi_llamacpp.messages import (
     StepOut,
 )
 from tgi_llamacpp.router.engine_link import EngineLink
+from tgi_llamacpp.router.forecast import Forecast
 from tgi_llamacpp.router.mailbox import NO_TOKEN, Alternatives, Mailbox, Row
 from tgi_llamacpp.router.open_sequence import OpenSequence
 from tgi_llamacpp.router.prompt_scores import PromptScores
@@ -64,6 +65,7 @@ class EngineClient:
         self.ready: Ready | None = None  # what the last engine said that served
         self.stats: Stats | None = None
         self.recovery = Recovery()
+        self.forecast = Forecast()
         self.is_stalled = False  # there is work and no step: the supervisor's finding
         self._open: dict[int, OpenSequence] = {}
         self._next_seq_id = itertools.count(1)
@@ -234,6 +236,7 @@ class EngineClient:
             self._on_prompt_logprobs(message)
         elif isinstance(message, Stats):
             self.stats = message
+            self.forecast.on_stats(message)
         elif isinstance(message, SequenceFailed):
             sequence = self._open.pop(message.seq_id, None)
             if sequence is not None:

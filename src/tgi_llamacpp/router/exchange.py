@@ -61,10 +61,15 @@ class Exchange:
         """The body as a typed request.
 
         Raises:
-            BodyError: it is none; ClientDisconnected: it never came.
+            BodyError: it is none; ClientDisconnected: it never came; OverloadedError: too many
+            are being read.
         """
         limit = self.services.config.limits.payload_limit
-        body = await read_body(self.scope, self._receive, limit)
+        with self.services.bodies.hold() as take:
+            body = await read_body(self.scope, self._receive, limit, take)
+            return await self._decode(body, shape)
+
+    async def _decode(self, body: bytes, shape: Shape[T]) -> T:
         try:
             return decode_quickly(body, shape)
         except Doubt:
@@ -228,16 +233,24 @@ class Endpoint:
 
     async def _fail(self, exchange: Exchange, error: TgiError) -> None:
         exchange.report_failure(error)
-        status = error.http_status
+        status, headers = error.http_status, _retry_headers(error)
         if exchange.error_text is not None:
-            await exchange.respond(exchange.error_text(error).encode(), status=status)
+            text = exchange.error_text(error).encode()
+            await exchange.respond(text, status=status, headers=headers)
         elif isinstance(error, BodyError):
             text = error.message.encode()
-            await exchange.respond(text, status=status, content_type=b"text/plain; charset=utf-8")
+            kind = b"text/plain; charset=utf-8"
+            await exchange.respond(text, status=status, content_type=kind, headers=headers)
         elif isinstance(error, Unauthorized):
             await exchange.respond(b"", status=status, content_type=None)
         else:
-            await exchange.respond(flat_error(error).encode(), status=status)
+            await exchange.respond(flat_error(error).encode(), status=status, headers=headers)
+
+
+def _retry_headers(error: TgiError) -> Headers:
+    if error.retry_after_s is None:
+        return ()
+    return [(b"retry-after", b"%d" % error.retry_after_s)]
 
 
 def _with_head(methods: Iterable[str]) -> Iterable[str]:

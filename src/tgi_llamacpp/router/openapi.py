@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from tgi_llamacpp import __version__
 from tgi_llamacpp.config import RouterConfig
+from tgi_llamacpp.router.forecast import MAX_RETRY_AFTER_S
 from tgi_llamacpp.router.openapi_answers import answers, either
 from tgi_llamacpp.router.openapi_notes import annotate
 from tgi_llamacpp.router.openapi_paths import Errors, Operation, Stream, operations
@@ -28,6 +29,12 @@ _REASONS = {
     429: "The server is full.",
     500: "The generation broke off, or the server has a bug.",
     503: "There is no engine at the moment.",
+}
+_RETRY_AFTER: Schema = {
+    "retry-after": {
+        "description": "Seconds until room is expected.",
+        "schema": {"type": "integer", "minimum": 1, "maximum": MAX_RETRY_AFTER_S},
+    }
 }
 _TIMES = ("total", "validation", "queue", "inference")
 
@@ -101,9 +108,10 @@ def _responses(operation: Operation, asks_key: bool) -> Schema:
     if operation.answer is not None and operation.is_work:
         statuses |= dict.fromkeys(_WORK_STATUSES, json)
     elif operation.body is not None:
-        statuses[500] = json
+        statuses |= dict.fromkeys((429, 500), json)
     for status, content in sorted(statuses.items()):
-        result[str(status)] = {"description": _REASONS[status], "content": content}
+        said: Schema = {"description": _REASONS[status], "content": content}
+        result[str(status)] = {**said, "headers": _RETRY_AFTER} if status == 429 else said
     if asks_key:
         result["401"] = {"description": _REASONS[401]}
         if errors is not Errors.FLAT:

@@ -5,7 +5,7 @@ Built once by router/app.py and passed on; nothing here is global. Knows no rout
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
@@ -16,6 +16,7 @@ from tgi_llamacpp.router.chat import ChatTemplate
 from tgi_llamacpp.router.content_guard import ContentGuard
 from tgi_llamacpp.router.detokenizer import Detokenizer
 from tgi_llamacpp.router.engine_client import EngineClient
+from tgi_llamacpp.router.forecast import Forecast
 from tgi_llamacpp.router.metrics import Metrics
 from tgi_llamacpp.router.sequence_breakers import SequenceBreakers
 from tgi_llamacpp.router.tokenizer import TokenizerPool
@@ -34,8 +35,9 @@ class TextTools:
 class Permits:
     """The sequences that may run at once. There is no waiting: one too many is refused."""
 
-    def __init__(self, max_permits: int) -> None:
+    def __init__(self, max_permits: int, forecast: Forecast) -> None:
         self.max_permits = max_permits
+        self._forecast = forecast
         self.num_used = 0
 
     @contextmanager
@@ -46,12 +48,45 @@ class Permits:
             OverloadedError: fewer are free.
         """
         if self.num_used + num_permits > self.max_permits:
-            raise OverloadedError
+            num_missing = self.num_used + num_permits - self.max_permits
+            raise OverloadedError(self._forecast.retry_after_s(num_missing, self.num_used))
         self.num_used += num_permits
         try:
             yield
         finally:
             self.num_used -= num_permits
+
+
+class BodyBudget:
+    """The bytes of bodies that are being read and decoded, of all requests together.
+
+    What comes after holds a permit, or is refused. So what clients send is bounded by this and by
+    the permits, however many connections there are.
+    """
+
+    def __init__(self, max_bytes: int) -> None:
+        self.max_bytes = max_bytes
+        self.num_used = 0
+
+    @contextmanager
+    def hold(self) -> Iterator[Callable[[int], None]]:
+        """A function that takes so many bytes more; all are given back at the end of the block.
+
+        It raises OverloadedError where they are too many.
+        """
+        num_held = 0
+
+        def take(num_bytes: int) -> None:
+            nonlocal num_held
+            if self.num_used + num_bytes > self.max_bytes:
+                raise OverloadedError(1)
+            self.num_used += num_bytes
+            num_held += num_bytes
+
+        try:
+            yield take
+        finally:
+            self.num_used -= num_held
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +98,7 @@ class Services:
     text: TextTools
     metrics: Metrics
     permits: Permits
+    bodies: BodyBudget
     breakers: SequenceBreakers
     keys: ApiKeys
     model_sha: str | None
