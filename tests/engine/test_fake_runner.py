@@ -19,6 +19,7 @@ from tests.engine.runner_contract import (
     rows_of,
     start,
 )
+from tests.engine.state_contract import StateContract
 from tgi_llamacpp.config import EngineConfig
 from tgi_llamacpp.engine.fake_runner import FakeModel, FakeRunner, fake_limits, fake_load
 from tgi_llamacpp.engine.runner import RunnerLimits, StepStatus
@@ -39,9 +40,11 @@ UNIFIED = replace(SPLIT, max_pool_tokens=64, is_unified=True)
 
 
 @pytest.mark.parametrize(
-    "limits", [SPLIT, UNIFIED, replace(SPLIT, can_trim=False)], ids=["split", "unified", "no trim"]
+    "limits",
+    [SPLIT, UNIFIED, replace(SPLIT, can_trim=False), replace(SPLIT, can_cut_states=False)],
+    ids=["split", "unified", "no trim", "window"],
 )
-class TestFakeRunner(RunnerContract):
+class TestFakeRunner(StateContract, RunnerContract):
     @pytest.fixture
     def runner(self, limits: RunnerLimits) -> FakeRunner:
         return FakeRunner(limits)

@@ -13,6 +13,7 @@ import msgspec
 import pytest
 
 from tests.engine.runner_contract import RunnerContract
+from tests.engine.state_contract import StateContract
 from tests.native.tiny_models import CONTEXT_LENGTH, GENERATING, REFUSED, write_tiny_model
 from tgi_llamacpp.config import EngineConfig
 from tgi_llamacpp.engine.runner import Runner as RunnerProtocol
@@ -49,7 +50,7 @@ def loaded(
     model.close()
 
 
-class TestEveryMemoryKind(RunnerContract):
+class TestEveryMemoryKind(StateContract, RunnerContract):
     @pytest.fixture
     def runner(self, loaded: tuple[Model, EngineConfig]) -> Iterator[RunnerProtocol]:
         runner = Runner(*loaded)

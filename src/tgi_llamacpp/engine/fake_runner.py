@@ -11,16 +11,17 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 
 from tgi_llamacpp.config import MIN_STEP_OUTPUTS, EngineConfig
+from tgi_llamacpp.engine.fake_slots import FakeSampler, FakeSlot, cells_of, fold, mix, score
 from tgi_llamacpp.engine.model import Load, Model, OnProgress
 from tgi_llamacpp.engine.process import main
 from tgi_llamacpp.engine.runner import (
     NO_TARGET,
+    Buffer,
     Float32s,
     Int32s,
     Plan,
@@ -34,48 +35,11 @@ from tgi_llamacpp.engine.runner import (
 from tgi_llamacpp.errors import RunnerError
 from tgi_llamacpp.messages import SamplingParams
 
-_MASK = (1 << 64) - 1
-
-
-def _mix(state: int, value: int) -> int:
-    """A 64-bit hash step: every bit of both reaches every bit of the result."""
-    state = ((state ^ value) * 0x9E3779B97F4A7C15 + 0x632BE59BD9B4E019) & _MASK
-    return ((state ^ (state >> 29)) * 0xBF58476D1CE4E5B9) & _MASK
-
-
-def _fold(ids: Sequence[int], state: int = 0) -> int:
-    for token_id in ids:
-        state = _mix(state, token_id + 1)
-    return state
-
-
 _Output = tuple[int, int, float]  # slot, id, log-probability
 
 
 def _logprobs_of(outputs: list[_Output]) -> Float32s:
     return np.array([row[2] for row in outputs], np.float32)
-
-
-@dataclass(slots=True)
-class _Sampler:
-    params: SamplingParams
-    history: int  # hash of every id counted: prompt, output, samples
-
-
-@dataclass(slots=True)
-class _Slot:
-    cells: list[int] = field(default_factory=lambda: [0])  # hash of ids [0, i): one more than cells
-    places: list[int] = field(default_factory=list)  # in one pool: which cells; copies share them
-    sampler: _Sampler | None = None
-
-    @property
-    def num_cells(self) -> int:
-        return len(self.cells) - 1
-
-
-def _score(slot: _Slot, token_id: int) -> float:
-    """The log-probability of this id after the slot's cells."""
-    return -((_mix(slot.cells[-1], token_id + 1) >> 16) & 0xFFFF) / 8192
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,8 +80,10 @@ class FakeRunner:
         self._eog_chance = eog_chance
         self._step_s = step_s
         self._num_pool_cells = limits.max_pool_tokens - num_withheld_cells
-        self._slots = [_Slot() for _ in range(limits.num_slots)]
+        self._slots = [FakeSlot() for _ in range(limits.num_slots)]
         self._num_placed = 0
+        self._read: set[int] = set()  # slots that the next step copies from,
+        self._written: set[int] = set()  # and to
         self._last_result: StepResult | None = None
 
     def open(
@@ -126,8 +92,8 @@ class FakeRunner:
         target = self._slot(slot)
         if target.sampler:
             raise RunnerError(f"open: slot {slot} is in use")
-        history = _fold([*prompt_ids.tolist(), *generated_ids.tolist()], state=1)  # not the cells'
-        target.sampler = _Sampler(params, history)
+        history = fold([*prompt_ids.tolist(), *generated_ids.tolist()], state=1)  # not the cells'
+        target.sampler = FakeSampler(params, history)
 
     def step(self, plan: Plan) -> StepResult:
         if self._last_result is not None:  # its arrays were lent: show who still looks at them
@@ -148,19 +114,21 @@ class FakeRunner:
         targets = self._checked_targets(plan)
         if self._step_s:
             time.sleep(self._step_s)
+        self._read.clear()
+        self._written.clear()
         if not self._has_room(len(rows)):
             return self._result(StepStatus.NO_KV_SPACE, [])
         sampled, scored = [], []
         for (slot, _, token_id, is_sampled), next_id in zip(rows, targets, strict=True):
             target = self._slots[slot]
-            target.cells.append(_mix(target.cells[-1], token_id + 1))
+            target.cells.append(mix(target.cells[-1], token_id + 1))
             if self.limits.is_unified:
                 self._num_placed += 1
                 target.places.append(self._num_placed)
             if is_sampled > 0:
                 sampled.append((slot, *self._sample(target)))
             elif next_id != NO_TARGET:
-                scored.append((slot, next_id, _score(target, next_id)))
+                scored.append((slot, next_id, score(target, next_id)))
         return self._result(StepStatus.OK, sampled, None if plan.targets is None else scored)
 
     def move(self, src: int, dst: int) -> None:
@@ -170,6 +138,7 @@ class FakeRunner:
         if not source.num_cells and not source.sampler:
             raise RunnerError(f"move: slot {src} is empty")
         self._slots[src], self._slots[dst] = target, source
+        self._copy_later(src, dst)
 
     def copy(self, src: int, dst: int, num_tokens: int) -> bool:
         source, target = self._slot(src), self._slot(dst)
@@ -177,11 +146,24 @@ class FakeRunner:
             raise RunnerError(f"copy: slot {dst} has {target.num_cells} cells")
         if src == dst or not 0 < num_tokens <= source.num_cells:
             raise RunnerError(f"copy: slot {src} has {source.num_cells} cells, not {num_tokens}")
-        if num_tokens < source.num_cells and not self.limits.can_trim:
+        if num_tokens < source.num_cells and not self._can_cut(source, num_tokens):
             return False
         target.cells = source.cells[: num_tokens + 1]
         target.places = source.places[:num_tokens] if self.limits.is_unified else []
+        target.num_loaded = source.num_loaded
+        self._copy_later(src, dst)
         return True
+
+    def _copy_later(self, src: int, dst: int) -> None:
+        if not self.limits.is_unified or not self.limits.can_trim:
+            self._read.add(src)
+            self._written.add(dst)
+
+    def _can_cut(self, slot: FakeSlot, num_tokens: int) -> bool:
+        is_whole = self.limits.can_cut_states or not slot.num_loaded
+        return self.limits.can_trim and (
+            is_whole or (not self.limits.is_unified and slot.num_loaded <= num_tokens)
+        )
 
     def park(self, slot: int) -> None:
         target = self._slot(slot)
@@ -193,14 +175,45 @@ class FakeRunner:
         target = self._slot(slot)
         if not 0 <= num_tokens <= target.num_cells:
             raise RunnerError(f"trim: slot {slot} has {target.num_cells} cells, not {num_tokens}")
-        if num_tokens not in (0, target.num_cells) and not self.limits.can_trim:
+        if num_tokens not in (0, target.num_cells) and not self._can_cut(target, num_tokens):
             return False
         del target.cells[num_tokens + 1 :], target.places[num_tokens:]
+        target.num_loaded *= num_tokens > 0
         return True
 
     def drop(self, slot: int) -> None:
         self._slot(slot)
-        self._slots[slot] = _Slot()
+        self._slots[slot] = FakeSlot()
+
+    def state_bytes(self, slot: int) -> int:
+        target = self._slot(slot)
+        if not target.num_cells or slot in self._written:
+            return 0
+        return len(target.state())
+
+    def save(self, slot: int, buffer: Buffer) -> None:
+        target = self._slot(slot)
+        if not self.state_bytes(slot) or len(buffer) != self.state_bytes(slot):
+            raise RunnerError(
+                f"save: slot {slot} has {target.num_cells} cells, which do not make"
+                f" {len(buffer)} bytes now"
+            )
+        buffer[:] = target.state()
+
+    def load(self, slot: int, buffer: Buffer, num_tokens: int) -> bool:
+        target = self._slot(slot)
+        if target.num_cells:
+            raise RunnerError(f"load: slot {slot} has {target.num_cells} cells")
+        cells = cells_of(bytes(buffer))
+        if len(cells) != num_tokens + 1:
+            raise RunnerError(f"load: {len(buffer)} bytes are not {num_tokens} cells")
+        if slot in self._read or slot in self._written or not self._has_room(num_tokens):
+            return False
+        target.cells, target.num_loaded = cells, num_tokens
+        if self.limits.is_unified:
+            target.places = list(range(self._num_placed + 1, self._num_placed + num_tokens + 1))
+            self._num_placed += num_tokens
+        return True
 
     def num_cells(self, slot: int) -> int:
         return self._slot(slot).num_cells
@@ -211,7 +224,7 @@ class FakeRunner:
     def close(self) -> None:
         """There is nothing to free."""
 
-    def _slot(self, slot: int) -> _Slot:
+    def _slot(self, slot: int) -> FakeSlot:
         if not 0 <= slot < len(self._slots):
             raise RunnerError(f"slot {slot} is outside [0, {len(self._slots)})")
         return self._slots[slot]
@@ -275,18 +288,18 @@ class FakeRunner:
         num_used = len(set().union(*(slot.places for slot in self._slots)))
         return num_used + num_rows <= self._num_pool_cells
 
-    def _sample(self, target: _Slot) -> tuple[int, float]:
+    def _sample(self, target: FakeSlot) -> tuple[int, float]:
         """(id, logprob); greedy ignores the seed, as it should."""
         sampler = target.sampler
         assert sampler is not None
         seed = sampler.params.seed if sampler.params.temperature else 0
-        state = _mix(_mix(target.cells[-1], sampler.history), seed)
+        state = mix(mix(target.cells[-1], sampler.history), seed)
         num_vocab = self.limits.num_vocab
         token_id = (state >> 8) % (num_vocab - 1)
         if (state >> 44) / (1 << 20) < self._eog_chance:
             token_id = num_vocab - 1
-        sampler.history = _mix(sampler.history, token_id + 1)
-        return token_id, _score(target, token_id)
+        sampler.history = mix(sampler.history, token_id + 1)
+        return token_id, score(target, token_id)
 
     def _result(
         self, status: StepStatus, sampled: list[_Output], scored: list[_Output] | None = None

@@ -7,6 +7,7 @@ what a request, a budget or a queue is.
 from __future__ import annotations
 
 import enum
+import mmap
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -16,6 +17,7 @@ import numpy.typing as npt
 from tgi_llamacpp.config import MAX_TOP_TOKENS
 from tgi_llamacpp.messages import SamplingParams
 
+Buffer = bytearray | mmap.mmap
 Int32s = npt.NDArray[np.int32]
 Float32s = npt.NDArray[np.float32]
 
@@ -46,6 +48,7 @@ class RunnerLimits:
     can_trim: bool  # trim() to a position > 0 works, and copy() of a part (not for recurrent ones)
     max_top_tokens: int = MAX_TOP_TOKENS
     cache_bytes: int = 0  # of all cells, or states
+    can_cut_states: bool = True  # what load() gave can be cut as well (not with a sliding window)
 
 
 def pooled_slots(max_running: int) -> int:
@@ -141,6 +144,22 @@ class Runner(Protocol):
 
     def drop(self, slot: int) -> None:
         """Empty the slot and unbind its sampler."""
+
+    def state_bytes(self, slot: int) -> int:
+        """Bytes that save will write of this slot's cells; 0 where they come with the next step.
+
+        Copies and moves between slots of a split cache may be done as late as that.
+        """
+
+    def save(self, slot: int, buffer: Buffer) -> None:
+        """Write the slot's cells to a buffer of state_bytes(slot) bytes."""
+
+    def load(self, slot: int, buffer: Buffer, num_tokens: int) -> bool:
+        """Give a slot, which has no cells, the num_tokens cells that save wrote of any slot.
+
+        False where there is no room, or the slot still has to give or get cells with the next step;
+        it has no cells then.
+        """
 
     def num_cells(self, slot: int) -> int:
         """Positions that the slot holds, [0, num_cells)."""

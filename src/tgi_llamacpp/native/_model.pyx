@@ -5,6 +5,7 @@
 Knows no context and no slot; _runner.pyx opens contexts on it. Called once, at load.
 """
 
+import contextlib
 import hashlib
 import logging
 import os
@@ -48,12 +49,22 @@ class _LogLines:
 
     def __init__(self):
         self.level = logging.DEBUG
+        self.highest = logging.CRITICAL
         self.pending = ""
         self.error = ""
         self.cache_mib = 0.0  # of the contexts opened since it was set: llama.h has no call for it
 
     def forget_error(self):
         self.error = ""
+
+    @contextlib.contextmanager
+    def muted(self):
+        """What fails in this block is no error: say it to developers alone."""
+        self.highest, highest = logging.DEBUG, self.highest
+        try:
+            yield
+        finally:
+            self.highest = highest
 
     def add(self, level, text):
         if level != ll.GGML_LOG_LEVEL_CONT:
@@ -64,7 +75,7 @@ class _LogLines:
                 self.error = line
             if found := _CACHE_SIZE.search(line):
                 self.cache_mib += float(found[1])
-            _logger.log(self.level, "%s", line)
+            _logger.log(min(self.level, self.highest), "%s", line)
 
 
 log_lines = _LogLines()  # llama.cpp's log callback is one per process

@@ -9,7 +9,7 @@ all without the GIL. engine/runner.py is the contract.
 import numpy as np
 
 cimport cython
-from cpython.mem cimport PyMem_Calloc, PyMem_Free, PyMem_Malloc
+from cpython.mem cimport PyMem_Calloc, PyMem_Free
 from libc.stdint cimport int8_t, int32_t, int64_t
 
 from tgi_llamacpp.config import MAX_TOP_TOKENS, MIN_STEP_OUTPUTS
@@ -19,6 +19,7 @@ from tgi_llamacpp.engine.runner import (
 from tgi_llamacpp.errors import RunnerError, StartupError
 from tgi_llamacpp.native cimport llama as ll
 from tgi_llamacpp.native cimport sampler as smp
+from tgi_llamacpp.native._cells cimport SlotCells
 from tgi_llamacpp.native._ggml cimport ThreadPools, ggml_type_of
 from tgi_llamacpp.native._model cimport Model
 from tgi_llamacpp.native._sampler cimport reset_sampler
@@ -40,12 +41,11 @@ cdef class Runner:
 
     cdef Model _parent  # keeps the weights alive
     cdef ll.llama_context* _ctx  # owned
-    cdef ll.llama_memory_t _memory  # the context's
     cdef ll.llama_batch _batch  # owned; max_step_tokens rows
     cdef ThreadPools _pools  # attached to the context, so freed after it
     cdef smp.Sampler** _samplers  # owned, one a slot
     cdef ScoredRows _scored
-    cdef int32_t* _num_cells  # owned, one a slot
+    cdef SlotCells _cells
     cdef int8_t* _is_open  # owned, one a slot
     cdef int32_t _num_slots
     cdef int32_t _max_step_tokens
@@ -58,7 +58,6 @@ cdef class Runner:
         self._ctx = NULL
         self._batch.token = NULL
         self._samplers = NULL
-        self._num_cells = NULL
         self._is_open = NULL
         self._num_slots = 0
 
@@ -109,8 +108,7 @@ cdef class Runner:
             self._ctx = ll.llama_init_from_model(self._parent._model, params)
         if self._ctx == NULL:
             raise StartupError(f"Failed to init context: {log_lines.error or 'llama.cpp gave no reason'}")
-        self._memory = ll.llama_get_memory(self._ctx)
-        if self._memory == NULL:
+        if ll.llama_get_memory(self._ctx) == NULL:
             raise StartupError(
                 f"{config.model_path} holds an embedding or other model without a memory; "
                 "only decoders that generate text can be served"
@@ -128,20 +126,20 @@ cdef class Runner:
             is_unified=is_unified,
             can_trim=can_trim,
             cache_bytes=int(log_lines.cache_mib * (1 << 20)),
+            can_cut_states=can_trim and not ll.llama_model_n_swa(self._parent._model),
         )
 
     def _allocate_slots(self):
         cdef int32_t slot
         self._batch = ll.llama_batch_init(self._max_step_tokens, 0, 1)
         self._samplers = <smp.Sampler**>PyMem_Calloc(self._num_slots, sizeof(smp.Sampler*))
-        self._num_cells = <int32_t*>PyMem_Malloc(self._num_slots * sizeof(int32_t))
-        self._is_open = <int8_t*>PyMem_Malloc(self._num_slots)
-        if self._samplers == NULL or self._num_cells == NULL or self._is_open == NULL:
+        self._is_open = <int8_t*>PyMem_Calloc(self._num_slots, 1)
+        if self._samplers == NULL or self._is_open == NULL:
             raise MemoryError("no memory for the slots")
+        self._cells = SlotCells()
+        self._cells.open(self._ctx, self._num_slots, self.limits.can_trim, self.limits.is_unified)
         for slot in range(self._num_slots):
             self._samplers[slot] = new smp.Sampler(self._parent.num_sampled_vocab)
-            self._num_cells[slot] = 0
-            self._is_open[slot] = 0
         self._scored = ScoredRows(self._parent.num_sampled_vocab, self._max_step_outputs)
         self._slots = np.empty(self._num_slots, np.int32)
         self._token_ids = np.empty(self._num_slots, np.int32)
@@ -153,7 +151,7 @@ cdef class Runner:
         """Bind a sampler to an empty slot. See engine.runner.Runner.open."""
         self._check_slot(slot)
         if self._is_open[slot]:
-            raise RunnerError(f"slot {slot} is open: {self._num_cells[slot]} cells")
+            raise RunnerError(f"slot {slot} is open: {self._cells.num[slot]} cells")
         reset_sampler(self._samplers[slot], params, prompt_ids, generated_ids)
         self._is_open[slot] = 1
 
@@ -185,7 +183,7 @@ cdef class Runner:
             bad_row = self._fill(slots, positions, token_ids, samples, targets_ptr)
             if bad_row < 0:
                 status = ll.llama_decode(self._ctx, self._batch)
-                self._sync_cells(slots, positions, status)
+                self._cells.sync(slots, positions, status)
                 if status == 0:
                     for row in range(num_rows):
                         if samples[row] <= 0:
@@ -244,7 +242,7 @@ cdef class Runner:
             slot = slots[row]
             if slot < 0 or slot >= self._num_slots:
                 return row
-            expected = positions[row - 1] + 1 if slot == previous else self._num_cells[slot]
+            expected = positions[row - 1] + 1 if slot == previous else self._cells.num[slot]
             if positions[row] != expected or expected >= self._max_slot_tokens:
                 return row
             if token_ids[row] < 0 or token_ids[row] >= self._parent.num_vocab:
@@ -264,16 +262,6 @@ cdef class Runner:
             self._batch.logits[row] = samples[row] != 0 or target != _NO_TARGET  # UNREAD rows too
         self._batch.n_tokens = num_rows
         return -1
-
-    cdef void _sync_cells(self, const int32_t[::1] slots, const int32_t[::1] positions, int32_t status) noexcept nogil:
-        cdef int32_t row
-        if status == 1 or status == -1:  # the memory is as it was
-            return
-        for row in range(<int32_t>slots.shape[0]):
-            if status == 0:
-                self._num_cells[slots[row]] = positions[row] + 1
-            else:
-                self._num_cells[slots[row]] = ll.llama_memory_seq_pos_max(self._memory, slots[row]) + 1
 
     cdef void _sample(self, int32_t row, int32_t slot, int64_t position, smp.SampledToken* token,
                       int32_t* top_ids, float* top_logprobs) noexcept nogil:
@@ -296,37 +284,22 @@ cdef class Runner:
         """Make the empty slot dst what src is. See engine.runner.Runner.move."""
         self._check_slot(src)
         self._check_slot(dst)
-        if src == dst or self._is_open[dst] or self._num_cells[dst]:
+        if src == dst or self._is_open[dst] or self._cells.num[dst]:
             raise RunnerError(f"slot {dst} is not empty, so slot {src} cannot move there")
-        ll.llama_memory_seq_cp(self._memory, src, dst, -1, -1)
-        ll.llama_memory_seq_rm(self._memory, src, -1, -1)
+        self._cells.move(src, dst)
         self._samplers[src], self._samplers[dst] = self._samplers[dst], self._samplers[src]
-        self._num_cells[dst], self._num_cells[src] = self._num_cells[src], 0
         self._is_open[dst], self._is_open[src] = self._is_open[src], 0
 
     def copy(self, int32_t src, int32_t dst, int32_t num_tokens):
         """Give the empty dst a beginning of src. See engine.runner.Runner.copy."""
         self._check_slot(src)
         self._check_slot(dst)
-        if src == dst or self._num_cells[dst] or not 0 < num_tokens <= self._num_cells[src]:
+        if src == dst or self._cells.num[dst] or not 0 < num_tokens <= self._cells.num[src]:
             raise RunnerError(
-                f"slot {dst} ({self._num_cells[dst]} cells) cannot have {num_tokens} cells of slot {src} "
-                f"({self._num_cells[src]} cells)"
+                f"slot {dst} ({self._cells.num[dst]} cells) cannot have {num_tokens} cells of slot {src} "
+                f"({self._cells.num[src]} cells)"
             )
-        if num_tokens < self._num_cells[src] and not self._is_whole(src):
-            return False
-        # All of it, and then a part less: between slots of a split cache there is no other way.
-        ll.llama_memory_seq_cp(self._memory, src, dst, -1, -1)
-        if num_tokens < self._num_cells[src] and not ll.llama_memory_seq_rm(self._memory, dst, num_tokens, -1):
-            ll.llama_memory_seq_rm(self._memory, dst, -1, -1)
-            return False
-        self._num_cells[dst] = num_tokens
-        return True
-
-    cdef bint _is_whole(self, int32_t slot) noexcept:
-        # A state has the last position alone. And in one pool the cells that a sliding window has
-        # passed are given to others.
-        return self.limits.can_trim and ll.llama_memory_seq_pos_min(self._memory, slot) == 0
+        return self._cells.copy(src, dst, num_tokens)
 
     def park(self, int32_t slot):
         """Unbind the slot's sampler; its cells stay."""
@@ -336,26 +309,46 @@ cdef class Runner:
     def trim(self, int32_t slot, int32_t num_tokens):
         """Forget positions from num_tokens on. See engine.runner.Runner.trim."""
         self._check_slot(slot)
-        if num_tokens >= self._num_cells[slot]:
-            return True
-        if num_tokens and not self._is_whole(slot):
-            return False
-        if not ll.llama_memory_seq_rm(self._memory, slot, num_tokens, -1):
-            return False
-        self._num_cells[slot] = num_tokens
-        return True
+        return self._cells.trim(slot, num_tokens)
 
     def drop(self, int32_t slot):
         """Empty the slot and unbind its sampler."""
         self._check_slot(slot)
-        ll.llama_memory_seq_rm(self._memory, slot, -1, -1)
-        self._num_cells[slot] = 0
+        self._cells.drop(slot)
         self._is_open[slot] = 0
+
+    def state_bytes(self, int32_t slot):
+        """Bytes that save will write. See engine.runner.Runner.state_bytes."""
+        self._check_slot(slot)
+        return self._cells.state_bytes(slot) if self._cells.num[slot] else 0
+
+    def save(self, int32_t slot, unsigned char[::1] buffer not None):
+        """Write the slot's cells to a buffer. See engine.runner.Runner.save."""
+        cdef bint is_done = False
+        self._check_slot(slot)
+        if buffer.shape[0] and self._cells.num[slot]:
+            with nogil:
+                is_done = self._cells.save(slot, buffer)
+        if not is_done:
+            raise RunnerError(f"slot {slot} ({self._cells.num[slot]} cells) is not saved in {buffer.shape[0]} bytes")
+
+    def load(self, int32_t slot, const unsigned char[::1] buffer not None, int32_t num_tokens):
+        """Give the empty slot saved cells. See engine.runner.Runner.load."""
+        cdef bint is_done = False
+        self._check_slot(slot)
+        if self._cells.num[slot] or not buffer.shape[0]:
+            raise RunnerError(f"slot {slot} ({self._cells.num[slot]} cells) cannot load {buffer.shape[0]} bytes")
+        with log_lines.muted():
+            with nogil:
+                is_done = self._cells.load(slot, buffer, num_tokens)
+        if is_done and self._cells.num[slot] != num_tokens:
+            raise RunnerError(f"slot {slot} has {self._cells.num[slot]} of {num_tokens} saved cells")
+        return bool(is_done)
 
     def num_cells(self, int32_t slot):
         """Positions that the slot holds."""
         self._check_slot(slot)
-        return self._num_cells[slot]
+        return self._cells.num[slot]
 
     def num_reused_graphs(self):
         """Steps that ran the graph of the step before, since load."""
@@ -382,8 +375,8 @@ cdef class Runner:
                 del self._samplers[slot]
             PyMem_Free(self._samplers)
             self._samplers = NULL
-        PyMem_Free(self._num_cells)
-        self._num_cells = NULL
+        if self._cells is not None:
+            self._cells.close()
         PyMem_Free(self._is_open)
         self._is_open = NULL
         if self._batch.token != NULL:

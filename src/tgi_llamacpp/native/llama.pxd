@@ -143,6 +143,7 @@ cdef extern from "llama.h" nogil:
     void llama_model_free(llama_model* model)
     const llama_vocab* llama_model_get_vocab(const llama_model* model)
     int32_t llama_model_n_ctx_train(const llama_model* model)
+    int32_t llama_model_n_swa(const llama_model* model)
     int32_t llama_model_desc(const llama_model* model, char* buf, size_t buf_size)
     cbool llama_model_has_encoder(const llama_model* model)
     cbool llama_model_has_decoder(const llama_model* model)
@@ -170,6 +171,10 @@ cdef extern from "llama.h" nogil:
     void llama_memory_seq_cp(llama_memory_t mem, llama_seq_id src, llama_seq_id dst, llama_pos p0, llama_pos p1)
     llama_pos llama_memory_seq_pos_min(llama_memory_t mem, llama_seq_id seq_id)
     llama_pos llama_memory_seq_pos_max(llama_memory_t mem, llama_seq_id seq_id)
+
+    size_t llama_state_seq_get_size(llama_context* ctx, llama_seq_id seq_id)
+    size_t llama_state_seq_get_data(llama_context* ctx, unsigned char* dst, size_t size, llama_seq_id seq_id)
+    size_t llama_state_seq_set_data(llama_context* ctx, const unsigned char* src, size_t size, llama_seq_id dest_seq_id)
 
     llama_batch llama_batch_init(int32_t n_tokens, int32_t embd, int32_t n_seq_max)
     void llama_batch_free(llama_batch batch)

@@ -1,0 +1,3 @@
+# Nothing of SlotCells can be used from Python.
+
+class SlotCells: ...
