@@ -39,11 +39,14 @@ class Step(Generic[T]):
 
 
 class PrefixTree(Generic[T]):
-    """Holders, and the ids of each, which must not be changed from outside."""
+    """Holders, and the ids of each. Counts what it consists of, for those who bound its memory."""
 
     def __init__(self) -> None:
         self._root: _Node[T] = _Node(np.empty(0, np.int32), None, {})
         self._ends: dict[T, _Node[T]] = {}
+        self.num_nodes = 0
+        self.num_ids = 0  # of all nodes
+        self.num_entries = 0  # of holders in nodes
 
     def __contains__(self, holder: T) -> bool:
         return holder in self._ends
@@ -62,6 +65,7 @@ class PrefixTree(Generic[T]):
         end = self._ends[holder]
         if len(end.holders) == 1:  # so there are no children either
             end.ids = np.concatenate([end.ids, ids])
+            self.num_ids += len(ids)
         else:
             self._lead(holder, end, ids)
             self._join(end)
@@ -72,8 +76,11 @@ class PrefixTree(Generic[T]):
         remaining = None  # the deepest node that others pass: where this holder's way parted
         while (parent := node.parent) is not None:
             del node.holders[holder]
+            self.num_entries -= 1
             if not node.holders:
                 del parent.children[int(node.ids[0])]
+                self.num_nodes -= 1
+                self.num_ids -= len(node.ids)
             elif remaining is None:
                 remaining = node
             node = parent
@@ -99,6 +106,15 @@ class PrefixTree(Generic[T]):
             node = child
         return steps
 
+    def ids(self, holder: T) -> Int32s:
+        """All ids of a holder."""
+        parts: list[Int32s] = []
+        node: _Node[T] | None = self._ends[holder]
+        while node is not None:
+            parts.append(node.ids)
+            node = node.parent
+        return np.concatenate(parts[::-1])
+
     def supersets(self, holder: T) -> Iterator[T]:
         """Other holders that have all ids of this one."""
         return (other for other in self._ends[holder].holders if other is not holder)
@@ -117,12 +133,15 @@ class PrefixTree(Generic[T]):
         while len(ids):
             child = node.children.get(int(ids[0]))
             if child is None:
-                child = _Node(ids, node, {})
+                child = _Node(ids.copy(), node, {})
                 node.children[int(ids[0])] = child
+                self.num_nodes += 1
+                self.num_ids += len(ids)
             num_common = _num_common(child.ids, ids)
             if num_common < len(child.ids):
-                child = _split(child, num_common)
+                child = self._split(child, num_common)
             child.holders[holder] = None
+            self.num_entries += 1
             node, ids = child, ids[num_common:]
         self._ends[holder] = node
 
@@ -135,13 +154,30 @@ class PrefixTree(Generic[T]):
             child.ids = np.concatenate([node.ids, child.ids])
             child.parent = node.parent
             node.parent.children[int(node.ids[0])] = child
+            self.num_nodes -= 1
+            self.num_entries -= len(node.holders)
+
+    def _split(self, node: _Node[T], num_ids: int) -> _Node[T]:
+        """Cut a node in two, and return the upper one. Each has ids of its own, and not a view."""
+        assert node.parent is not None
+        upper = _Node(node.ids[:num_ids].copy(), node.parent, dict(node.holders))
+        node.parent.children[int(node.ids[0])] = upper
+        node.ids, node.parent = node.ids[num_ids:].copy(), upper
+        upper.children[int(node.ids[0])] = node
+        self.num_nodes += 1
+        self.num_entries += len(node.holders)
+        return upper
 
     def check_integrity(self) -> None:
         """Raises AssertionError where nodes and holders disagree: a bug of ours."""
         ended: set[T] = set()
         pending = list(self._root.children.values())
+        num_nodes = num_ids = num_entries = 0
         while pending:
             node = pending.pop()
+            num_nodes += 1
+            num_ids += len(node.ids)
+            num_entries += len(node.holders)
             below = [other for child in node.children.values() for other in child.holders]
             assert len(node.ids), "a node without ids"
             assert node.holders, "a node without holders"
@@ -156,6 +192,8 @@ class PrefixTree(Generic[T]):
                 assert first_id == child.ids[0]
             pending += node.children.values()
         assert ended == self._ends.keys(), "a holder is lost"
+        counted = (self.num_nodes, self.num_ids, self.num_entries)
+        assert counted == (num_nodes, num_ids, num_entries), "what a tree consists of is off"
 
 
 def _num_common(left: Int32s, right: Int32s) -> int:
@@ -164,13 +202,3 @@ def _num_common(left: Int32s, right: Int32s) -> int:
     differs = left[:num_both] != right[:num_both]
     first = int(differs.argmax()) if num_both else 0
     return first if num_both and differs[first] else num_both
-
-
-def _split(node: _Node[T], num_ids: int) -> _Node[T]:
-    """Cut a node in two, and return the upper one."""
-    assert node.parent is not None
-    upper = _Node(node.ids[:num_ids], node.parent, dict(node.holders))
-    node.parent.children[int(node.ids[0])] = upper
-    node.ids, node.parent = node.ids[num_ids:], upper
-    upper.children[int(node.ids[0])] = node
-    return upper

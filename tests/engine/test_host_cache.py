@@ -1,0 +1,165 @@
+"""States in host memory: found by their ids, dropped by their age, and never over the bound."""
+
+from __future__ import annotations
+
+import gc
+import tracemalloc
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.engine.simulation import prompt_of
+from tgi_llamacpp.engine.host_cache import HostCache
+from tgi_llamacpp.engine.runner import Int32s
+
+PAGE = 4096
+ROOM_OF_ONE = 12_000  # a page, and what keeps it in order
+
+
+def put(cache: HostCache, ids: Int32s, scope: int = 0, num_bytes: int = 100) -> bool:
+    buffer = cache.make_room(num_bytes, len(ids))
+    if buffer is not None:
+        cache.add(scope, ids, buffer)
+    cache.check_integrity()
+    return buffer is not None
+
+
+def num_found(cache: HostCache, ids: Int32s, scope: int = 0) -> int:
+    found = cache.find(scope, ids)
+    return 0 if found is None else found[1]
+
+
+def test_the_longest_beginning_is_found() -> None:
+    cache = HostCache(1 << 20, 4, can_cut=True)
+    ids = prompt_of(0, 40)
+    put(cache, np.concatenate([ids[:20], prompt_of(1, 10)]))
+    put(cache, np.concatenate([ids[:30], prompt_of(2, 10)]))
+    assert num_found(cache, ids) == 30
+    assert num_found(cache, ids[:25]) == 25
+    assert num_found(cache, ids[:3]) == 0
+    assert num_found(cache, ids, scope=1) == 0
+
+
+def test_what_cannot_be_cut_is_found_by_those_who_have_all_of_it() -> None:
+    cache = HostCache(1 << 20, 4, can_cut=False)
+    ids = prompt_of(0, 40)
+    put(cache, ids[:20])
+    put(cache, ids[:30])
+    assert num_found(cache, ids) == 30
+    assert num_found(cache, ids[:29]) == 20
+    assert num_found(cache, ids[:19]) == 0
+
+
+def test_of_equals_the_smallest_is_found() -> None:
+    cache = HostCache(1 << 20, 4, can_cut=True)
+    ids = prompt_of(0, 20)
+    for num_own in (30, 5, 12):
+        put(cache, np.concatenate([ids, prompt_of(num_own, num_own)]))
+    found = cache.find(0, ids)
+    assert found is not None
+    assert found[0].num_tokens == 25
+
+
+def test_a_longer_state_takes_the_place_of_its_beginning() -> None:
+    cache = HostCache(1 << 20, 4, can_cut=True)
+    ids = prompt_of(0, 40)
+    put(cache, ids[:20])
+    put(cache, ids)
+    assert len(cache) == 1
+    assert cache.covers(0, ids[:20])
+    assert not cache.covers(0, np.concatenate([ids, ids]))
+
+
+def test_the_least_recently_used_goes_first() -> None:
+    cache = HostCache(3 * ROOM_OF_ONE, 4, can_cut=True)
+    for seed in (1, 2):
+        assert put(cache, prompt_of(seed, 20))
+    assert cache.covers(0, prompt_of(1, 20))  # a use
+    while cache.num_evictions == 0:
+        assert put(cache, prompt_of(10 + len(cache), 20))
+    assert num_found(cache, prompt_of(1, 20)) == 20
+    assert num_found(cache, prompt_of(2, 20)) == 0
+
+
+def test_a_pinned_state_stays() -> None:
+    cache = HostCache(ROOM_OF_ONE, 4, can_cut=True)
+    assert put(cache, prompt_of(1, 20))
+    found = cache.find(0, prompt_of(1, 20))
+    assert found is not None
+    assert cache.make_room(100, 20, pinned=found[0]) is None
+    assert num_found(cache, prompt_of(1, 20)) == 20
+    assert cache.make_room(100, 20) is not None
+    assert len(cache) == 0
+
+
+def test_what_is_over_the_bound_alone_evicts_nobody() -> None:
+    cache = HostCache(ROOM_OF_ONE, 4, can_cut=True)
+    assert put(cache, prompt_of(1, 20))
+    assert not put(cache, prompt_of(2, 20), num_bytes=PAGE + 5000)
+    assert not put(cache, prompt_of(3, 4000))
+    assert len(cache) == 1
+
+
+@pytest.mark.parametrize("num_shared", [0, 100])
+def test_what_is_counted_is_no_less_than_what_python_takes(num_shared: int) -> None:
+    shared = prompt_of(0, num_shared)
+    own = [np.concatenate([shared, prompt_of(n, 30 + n % 7)]) for n in range(300)]
+    gc.collect()
+    tracemalloc.start()
+    cache = HostCache(1 << 30, 4, can_cut=True)
+    for n, ids in enumerate(own):
+        put_unchecked(cache, n % 3, ids)
+    gc.collect()
+    taken, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    num_buffer_bytes = PAGE * len(cache)  # which tracemalloc does not see
+    assert taken <= cache.num_bytes - num_buffer_bytes <= 10 * taken
+
+
+def put_unchecked(cache: HostCache, scope: int, ids: Int32s) -> None:
+    buffer = cache.make_room(64, len(ids))
+    assert buffer is not None
+    cache.add(scope, ids, buffer)
+
+
+@dataclass(frozen=True)
+class Save:
+    scope: int
+    ids: tuple[int, ...]
+    num_bytes: int
+
+
+SAVES = st.lists(
+    st.builds(
+        Save,
+        scope=st.integers(0, 1),
+        ids=st.lists(st.integers(0, 2), min_size=1, max_size=12).map(tuple),
+        num_bytes=st.integers(1, 3 * PAGE),
+    ),
+    max_size=40,
+)
+
+
+@given(saves=SAVES, max_bytes=st.integers(0, 60_000), can_cut=st.booleans())
+@settings(max_examples=200, deadline=None)
+def test_whatever_is_saved_the_bound_holds_and_what_is_found_was_saved(
+    saves: list[Save], max_bytes: int, can_cut: bool
+) -> None:
+    cache = HostCache(max_bytes, 1, can_cut=can_cut)
+    known: set[tuple[int, tuple[int, ...]]] = set()
+    for save in saves:
+        ids = np.array(save.ids, np.int32)
+        if not cache.covers(save.scope, ids) and put(cache, ids, save.scope, save.num_bytes):
+            known.add((save.scope, save.ids))
+        found = cache.find(save.scope, ids)
+        if found is not None:
+            state, num_tokens = found
+            cells = tuple(cache.ids(state).tolist())
+            assert (state.scope, cells) in known
+            assert state.scope == save.scope
+            assert cells[:num_tokens] == save.ids[:num_tokens]
+            assert can_cut or num_tokens == state.num_tokens
+    assert cache.num_bytes <= max_bytes
