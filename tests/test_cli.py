@@ -13,7 +13,7 @@ from tgi_llamacpp import __version__, flags
 from tgi_llamacpp.config import ServerConfig
 from tgi_llamacpp.derive import derive, engine_config, router_config
 from tgi_llamacpp.errors import StartupError, UsageError
-from tgi_llamacpp.machine import usable_cpus
+from tgi_llamacpp.machine import usable_cpus, usable_memory_bytes
 from tgi_llamacpp.messages import Ready
 
 ROOT = Path(__file__).parent.parent
@@ -290,6 +290,19 @@ class TestDerivedValues:
     def test_a_longer_context_changes_nothing(self) -> None:
         assert derive(parse(), 2, context_tokens=131072) == derive(parse(), 2)
 
+    @pytest.mark.parametrize(
+        ("arguments", "memory_gib", "mib"),
+        [([], 4, 512), ([], 256, 8192), (["--cache-ram=100"], 4, 100), (["--cache-ram=0"], 4, 0)],
+    )
+    def test_prefixes_get_an_eighth_of_memory_or_what_was_asked_for(
+        self, arguments: list[str], memory_gib: int, mib: int
+    ) -> None:
+        config = parse(*arguments)
+        derived = derive(config, 2, memory_bytes=memory_gib << 30)
+        assert derived.cache_ram_mib == mib
+        engine = engine_config(config, derived, "m.gguf", [])
+        assert engine.max_host_cache_bytes == mib << 20
+
     def test_tgis_third_check_is_no_error(self) -> None:
         config = parse("--max-batch-size=16", "--max-batch-total-tokens=4096")
         assert derive(config, 2).max_batch_total_tokens == 4096
@@ -389,6 +402,23 @@ def _ready(max_sequence_tokens: int) -> Ready:
         eog_ids=[], pieces_hash="", num_slots=8, max_sequence_tokens=max_sequence_tokens,
         max_batch_total_tokens=16384, device="CPU", notes=[],
     )  # fmt: skip
+
+
+class TestUsableMemory:
+    def test_without_cgroups_it_is_the_machines(self, tmp_path: Path) -> None:
+        num_bytes = usable_memory_bytes(tmp_path)
+        assert num_bytes == os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+    def test_a_limit_of_version_two_counts(self, tmp_path: Path) -> None:
+        _write(tmp_path / "proc/self/cgroup", "0::/kube/pod\n")
+        _write(tmp_path / "sys/fs/cgroup/kube/memory.max", "1000000")
+        _write(tmp_path / "sys/fs/cgroup/kube/pod/memory.max", "max")
+        assert usable_memory_bytes(tmp_path) == 1000000
+
+    def test_a_limit_of_version_one_counts(self, tmp_path: Path) -> None:
+        _write(tmp_path / "proc/self/cgroup", "4:memory:/docker/x\n")
+        _write(tmp_path / "sys/fs/cgroup/memory/memory.limit_in_bytes", "2000000")
+        assert usable_memory_bytes(tmp_path) == 2000000
 
 
 class TestUsableCpus:

@@ -38,6 +38,8 @@ def servers() -> Iterator[dict[str, ServerProcess]]:
                 "split": (),
                 "unified": ("--max-batch-total-tokens=2048",),
                 "off": ("--disable-prefix-cache",),
+                "host": ("--max-batch-size=2", "--cache-ram=64"),
+                "little": ("--max-batch-size=2", "--cache-ram=1"),
             }.items()
         }
         yield started
@@ -124,3 +126,27 @@ def test_what_was_found_is_counted(servers: dict[str, ServerProcess]) -> None:
     assert metric_of(server, "tgi_llamacpp_prefix_cache_cached_tokens") >= sum(found)
     assert metric_of(server, "tgi_llamacpp_prefix_cache_parked_tokens") > 0
     assert metric_of(servers["off"], "tgi_llamacpp_prefix_cache_hits") == 0
+
+
+# Beginnings that more prompts have than there are slots
+
+TOPICS = [" ".join(f"topic{number}word{i}" for i in range(50)) for number in range(6)]
+
+
+@pytest.mark.parametrize("name", ["host", "little"])
+def test_what_has_left_its_slot_is_answered_as_without_the_cache(
+    name: str, servers: dict[str, ServerProcess]
+) -> None:
+    expected = choices_of(ask(servers["off"], TOPICS))
+    server = servers[name]
+    assert choices_of(ask(server, TOPICS)) == expected
+    again = ask(server, TOPICS)
+    assert choices_of(again) == expected
+    ask(server, ["a"])  # the counters came when the engine had nothing to do, before this
+    num_bytes = metric_of(server, "tgi_llamacpp_cache_ram_bytes")
+    assert num_bytes <= metric_of(server, "tgi_llamacpp_cache_ram_max_bytes")
+    if name == "host":
+        found = [num_tokens for num_tokens in cached_of(again) if num_tokens > 100]
+        assert metric_of(server, "tgi_llamacpp_cache_ram_hits") >= len(found) > 2
+        assert metric_of(server, "tgi_llamacpp_cache_ram_cached_tokens") >= sum(found)
+        assert num_bytes > 0

@@ -43,6 +43,7 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
     flash_attention: bool = True
     prefix_cache: bool = True
     kv_layout: KvLayout = "auto"  # auto: split where every slot's share fits the budget
+    max_host_cache_bytes: int = 0  # of prefixes that have left their slots; 0 keeps none
     type_k: str = "f16"  # ggml's own name: f32, f16, bf16, q8_0, iq4_nl, ...
     type_v: str = "f16"
     extra_eog_ids: list[int] = []  # of generation_config.json
@@ -116,6 +117,7 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True):
     disable_offload_kqv: bool = False
     disable_flash_attention: bool = False
     disable_prefix_cache: bool = False
+    cache_ram: CountOrZero | None = None
     prefix_cache_scope: Literal["key", "all"] = _default(RouterConfig, "prefix_cache_scope")
     kv_layout: KvLayout = _default(EngineConfig, "kv_layout")
     type_k: str = _default(EngineConfig, "type_k")

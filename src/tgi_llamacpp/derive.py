@@ -25,6 +25,9 @@ DEFAULT_MAX_TOTAL_TOKENS = 2048
 DEFAULT_PHYSICAL_BATCH_TOKENS = 512
 MIN_DEFAULT_BATCH_SIZE = 8
 MAX_WARM_UP_MS = 500
+MAX_DEFAULT_CACHE_RAM_MIB = 8192
+MEMORY_PER_CACHE_RAM = 8  # so that an unset --cache-ram leaves the rest to weights and KV cache
+_MIB = 1 << 20
 MAX_BATCH_SIZE = 256  # llama.cpp's LLAMA_MAX_SEQ
 # The types that llama.cpp can keep a KV cache in.
 KV_CACHE_TYPES = ("f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "iq4_nl")
@@ -43,16 +46,23 @@ class Derived:
     max_batch_total_tokens: int
     max_physical_batch_total_tokens: int
     max_concurrent_requests: int
+    cache_ram_mib: int
     use_mmap: bool
     offload_kqv: bool
     flash_attention: bool
     notes: list[str] = field(default_factory=list)
 
 
-def derive(config: ServerConfig, num_cpus: int, context_tokens: int | None = None) -> Derived:
+def derive(
+    config: ServerConfig,
+    num_cpus: int,
+    context_tokens: int | None = None,
+    memory_bytes: int | None = None,
+) -> Derived:
     """The limits, in TGI's order.
 
-    context_tokens: what the model was trained for; None while it is not known.
+    context_tokens: what the model was trained for; None while it is not known. memory_bytes: what
+    the machine lends; None where that is of no interest.
     Raises StartupError where limits contradict each other, UsageError where flags do.
     """
     n_threads = config.n_threads or num_cpus
@@ -70,6 +80,7 @@ def derive(config: ServerConfig, num_cpus: int, context_tokens: int | None = Non
         max_batch_total_tokens=budget,
         max_physical_batch_total_tokens=min(physical, budget),
         max_concurrent_requests=config.max_concurrent_requests or 2 * max_batch_size,
+        cache_ram_mib=_cache_ram_mib(config, memory_bytes),
         use_mmap=_is_on(config.use_mmap, config.disable_mmap, "mmap"),
         offload_kqv=_is_on(config.offload_kqv, config.disable_offload_kqv, "offload-kqv"),
         flash_attention=_is_on(
@@ -106,6 +117,7 @@ def engine_config(
         flash_attention=derived.flash_attention,
         prefix_cache=not config.disable_prefix_cache,
         kv_layout=config.kv_layout,
+        max_host_cache_bytes=derived.cache_ram_mib * _MIB,
         type_k=config.type_k,
         type_v=config.type_v,
         extra_eog_ids=extra_eog_ids,
@@ -155,6 +167,14 @@ def router_config(config: ServerConfig, derived: Derived, name: str, ready: Read
 
 def _default_batch_size(n_threads_batch: int) -> int:
     return min(max(MIN_DEFAULT_BATCH_SIZE, n_threads_batch), MAX_BATCH_SIZE)
+
+
+def _cache_ram_mib(config: ServerConfig, memory_bytes: int | None) -> int:
+    if config.cache_ram is not None:
+        return config.cache_ram
+    if memory_bytes is None:
+        return MAX_DEFAULT_CACHE_RAM_MIB
+    return min(memory_bytes // MEMORY_PER_CACHE_RAM // _MIB, MAX_DEFAULT_CACHE_RAM_MIB)
 
 
 def _lengths(config: ServerConfig, context_tokens: int | None) -> tuple[int, int, list[str]]:

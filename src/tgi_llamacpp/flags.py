@@ -60,6 +60,11 @@ FLAGS = (
     Flag("type_v", "Type of the V cache, such as f32, f16, bf16, q8-0, q5-1, q4-0."),
     Flag("kv_layout", "KV cache: a share for each slot, or one pool of the budget's size."),
     Flag("disable_prefix_cache", "Compute every prompt from its first token."),
+    Flag(
+        "cache_ram",
+        "MiB of memory for beginnings of prompts that slots have no room for; 0 keeps none.",
+        "1/8 of memory, at most 8192",
+    ),
     Flag("prefix_cache_scope", "Who shares computed prompts: requests of one API key, or all."),
     Flag("validation_workers", "Threads that tokenize prompts."),
     Flag("max_concurrent_requests", "Requests at once; one more gets a 429.", "2 x batch size"),

@@ -26,6 +26,10 @@ SIZE_BOUNDS = tuple(range(1, 1025))  # of a batch in sequences, as in TGI
 # of it; those who do are not there yet; the memory shares states only whole; its ids are to be
 # scored, for which nobody has kept logits.
 PREFIX_MISSES = ("unknown", "short", "computing", "partial", "scored")
+# Why a save to host memory or a load from it was not done: no time beside running streams; it takes
+# longer than to compute the tokens; it does not fit the bound, or the machine's memory; the slot's
+# cells come with the next step, or there are none free.
+TRANSFER_SKIPS = ("late", "dear", "large", "refused")
 _LENGTH = struct.Struct("<I")
 
 
@@ -217,6 +221,25 @@ class PrefixStats(msgspec.Struct, frozen=True, array_like=True):
     num_parked_tokens: int = 0  # now, in cells of finished sequences
 
 
+class HostStats(msgspec.Struct, frozen=True, array_like=True):
+    """The prefix cache's tier in host memory. All zero where there is none."""
+
+    max_bytes: int = 0
+    num_bytes: int = 0  # now, everything counted
+    num_states: int = 0  # now
+    num_evictions: int = 0  # states that made room for others
+    num_hits: int = 0  # of PrefixStats.num_hits, those that came from here
+    num_cached_tokens: int = 0  # of PrefixStats.num_cached_tokens
+    num_saves: int = 0
+    num_loads: int = 0
+    num_save_skips: dict[str, int] = {}  # by reason (TRANSFER_SKIPS)
+    num_load_skips: dict[str, int] = {}
+    num_saved_bytes: int = 0
+    num_loaded_bytes: int = 0
+    save_s: float = 0.0
+    load_s: float = 0.0
+
+
 class Stats(msgspec.Struct, frozen=True, array_like=True, tag="stats", gc=False):
     """Counters since the start and gauges of now; sent a few times a second, and when idle."""
 
@@ -240,6 +263,7 @@ class Stats(msgspec.Struct, frozen=True, array_like=True, tag="stats", gc=False)
 
     prefix: PrefixStats = msgspec.field(default_factory=PrefixStats)
     num_tokens_ahead: int = 0  # that all who run or wait may still come to, prompts included
+    host: HostStats = msgspec.field(default_factory=HostStats)
 
     @classmethod
     def of_nothing(cls, epoch: int, num_waiting: int = 0) -> Stats:

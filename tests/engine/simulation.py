@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from collections.abc import Sequence as Seq
 from dataclasses import replace
@@ -159,11 +160,17 @@ class Simulation:
         *,
         curve: WidthCurve | None = None,
         time_of: Callable[[StepShape], float] | None = None,
+        now_s: Callable[[], float] = time.perf_counter,
     ) -> None:
-        """time_of: the seconds that steps are said to have taken; without it nothing is said."""
+        """time_of: the seconds that steps are said to have taken; without it nothing is said.
+
+        now_s: what saves and loads are timed by.
+        """
         self.runner = runner
         self.time_of = time_of
-        self.scheduler = Scheduler(runner, limits or engine_limits(runner.limits), curve=curve)
+        self.scheduler = Scheduler(
+            runner, limits or engine_limits(runner.limits), curve=curve, now_s=now_s
+        )
         self.texts: dict[int, list[int]] = {}
         self.scores: dict[int, list[float]] = {}
         self.num_scored_before: dict[int, int] = {}

@@ -7,7 +7,7 @@ are compared all the time.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from itertools import cycle, pairwise
+from itertools import accumulate, cycle, pairwise
 
 import numpy as np
 from hypothesis import given, settings
@@ -34,6 +34,7 @@ from tgi_llamacpp.messages import Finish, SamplingParams, Submit
 EOG_CHANCE = 0.05
 MAX_SEQUENCE_TOKENS = 48
 MIN_PREFIX_TOKENS = st.sampled_from([None, 1, 4])
+HOST_BYTES = st.sampled_from([0, 12_000, 30_000, 1 << 20])  # of a page and some for each state
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,7 @@ def runner_limits(draw: st.DrawFn) -> RunnerLimits:
         max_step_tokens=draw(st.integers(1, 40)),
         is_unified=is_unified,
         can_trim=draw(st.booleans()),
+        can_cut_states=draw(st.booleans()),
     )
 
 
@@ -141,11 +143,18 @@ def has_rows(submit: Submit) -> bool:
 
 
 def simulation_of(
-    limits: RunnerLimits, budget: int, min_prefix_tokens: int | None = None
+    limits: RunnerLimits,
+    budget: int,
+    min_prefix_tokens: int | None = None,
+    host_bytes: int = 0,
 ) -> Simulation:
     runner = UnrulyRunner(limits, eog_chance=EOG_CHANCE)
     budget = max(MAX_SEQUENCE_TOKENS, min(budget, limits.max_pool_tokens))
-    changes = {"max_budget_tokens": budget, "min_prefix_tokens": min_prefix_tokens}
+    changes = {
+        "max_budget_tokens": budget,
+        "min_prefix_tokens": min_prefix_tokens,
+        "max_host_cache_bytes": host_bytes,
+    }
     if limits.is_unified and min_prefix_tokens is not None:  # so some slots are for parked cells
         limits = replace(limits, num_slots=-(-limits.num_slots // 2))
     return Simulation(runner, engine_limits(limits, **changes))
@@ -179,12 +188,17 @@ def check_ends(simulation: Simulation, coming: list[Arrival], aborted: set[int])
     budget=st.integers(48, 500),
     coming=arrivals(),
     min_prefix_tokens=MIN_PREFIX_TOKENS,
+    host_bytes=HOST_BYTES,
 )
 @settings(max_examples=200, deadline=None)
 def test_every_sequence_ends_once_with_the_text_of_running_alone(
-    limits: RunnerLimits, budget: int, coming: list[Arrival], min_prefix_tokens: int | None
+    limits: RunnerLimits,
+    budget: int,
+    coming: list[Arrival],
+    min_prefix_tokens: int | None,
+    host_bytes: int,
 ) -> None:
-    simulation = simulation_of(limits, budget, min_prefix_tokens)
+    simulation = simulation_of(limits, budget, min_prefix_tokens, host_bytes)
     aborted = play(simulation, coming, limits)
     check_ends(simulation, coming, aborted)
 
@@ -195,6 +209,7 @@ def test_every_sequence_ends_once_with_the_text_of_running_alone(
     refuses=st.frozensets(st.integers(0, 80), max_size=12),
     cuts=st.dictionaries(st.integers(0, 80), st.integers(0, 20), max_size=12),
     min_prefix_tokens=MIN_PREFIX_TOKENS,
+    host_bytes=HOST_BYTES,
 )
 @settings(max_examples=200, deadline=None)
 def test_steps_that_fail_or_are_cut_short_change_no_text(
@@ -203,8 +218,9 @@ def test_steps_that_fail_or_are_cut_short_change_no_text(
     refuses: frozenset[int],
     cuts: dict[int, int],
     min_prefix_tokens: int | None,
+    host_bytes: int,
 ) -> None:
-    simulation = simulation_of(limits, 500, min_prefix_tokens)
+    simulation = simulation_of(limits, 500, min_prefix_tokens, host_bytes)
     assert isinstance(simulation.runner, UnrulyRunner)
     simulation.runner.refuses = refuses
     simulation.runner.cuts = cuts
@@ -225,11 +241,13 @@ def test_whatever_steps_take_texts_and_ends_are_the_same(
     """With a latency target, and a curve by which rows are padded to groups of four."""
     runner = FakeRunner(limits, eog_chance=EOG_CHANCE)
     times = cycle(seconds)
+    clock = accumulate(cycle(seconds))
     simulation = Simulation(
         runner,
-        engine_limits(limits, target_itl_s=target_s),
+        engine_limits(limits, target_itl_s=target_s, max_host_cache_bytes=30_000),
         curve=WidthCurve({1: 0.01, 2: 0.04, 3: 0.03, 4: 0.02, 6: 0.05, 7: 0.04, 8: 0.03}),
         time_of=lambda _: next(times),
+        now_s=lambda: next(clock),
     )
     aborted = play(simulation, coming, limits)
     check_ends(simulation, coming, aborted)
@@ -240,10 +258,15 @@ def test_whatever_steps_take_texts_and_ends_are_the_same(
     num_slots=st.integers(1, 9),
     cells=st.integers(48, 120),
     min_prefix_tokens=MIN_PREFIX_TOKENS,
+    host_bytes=HOST_BYTES,
 )
 @settings(max_examples=120, deadline=None)
 def test_a_pool_that_runs_out_preempts_and_resumes_as_if_nothing_had_been(
-    coming: list[Arrival], num_slots: int, cells: int, min_prefix_tokens: int | None
+    coming: list[Arrival],
+    num_slots: int,
+    cells: int,
+    min_prefix_tokens: int | None,
+    host_bytes: int,
 ) -> None:
     limits = replace(
         SPLIT,
@@ -254,7 +277,8 @@ def test_a_pool_that_runs_out_preempts_and_resumes_as_if_nothing_had_been(
     )
     withheld = max(0, limits.max_pool_tokens - cells)
     runner = UnrulyRunner(limits, eog_chance=EOG_CHANCE, num_withheld_cells=withheld)
-    simulation = Simulation(runner, engine_limits(limits, min_prefix_tokens=min_prefix_tokens))
+    changes = {"min_prefix_tokens": min_prefix_tokens, "max_host_cache_bytes": host_bytes}
+    simulation = Simulation(runner, engine_limits(limits, **changes))
     play(simulation, coming, limits)
     check_ends(simulation, coming, set())
 
@@ -264,13 +288,18 @@ def test_a_pool_that_runs_out_preempts_and_resumes_as_if_nothing_had_been(
     budget=st.integers(48, 500),
     coming=arrivals(may_abort=False),
     min_prefix_tokens=MIN_PREFIX_TOKENS,
+    host_bytes=HOST_BYTES,
 )
 @settings(max_examples=100, deadline=None)
 def test_nobody_waits_for_more_than_those_who_came_before(
-    limits: RunnerLimits, budget: int, coming: list[Arrival], min_prefix_tokens: int | None
+    limits: RunnerLimits,
+    budget: int,
+    coming: list[Arrival],
+    min_prefix_tokens: int | None,
+    host_bytes: int,
 ) -> None:
     """First come first served, in steps: the oldest gets at least one row of each step."""
-    simulation = simulation_of(limits, budget, min_prefix_tokens)
+    simulation = simulation_of(limits, budget, min_prefix_tokens, host_bytes)
     play(simulation, coming, limits)
     expected = [one.submit.seq_id for one in coming if has_rows(one.submit)]
     assert simulation.admitted == expected

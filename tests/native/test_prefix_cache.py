@@ -54,7 +54,12 @@ class Server:
     """A scheduler over a runner of its own, and what it answered."""
 
     def __init__(
-        self, loaded: tuple[Model, EngineConfig], num_cells: int, *, has_cache: bool = True
+        self,
+        loaded: tuple[Model, EngineConfig],
+        num_cells: int,
+        *,
+        has_cache: bool = True,
+        host_bytes: int = 0,
     ) -> None:
         model, config = loaded
         config = msgspec.structs.replace(
@@ -66,8 +71,10 @@ class Server:
             max_running=4,
             eog_ids=model.eog_ids,
             min_prefix_tokens=MIN_PREFIX_TOKENS if has_cache else None,
+            max_host_cache_bytes=host_bytes,
         )
-        self.simulation = Simulation(self.runner, limits)
+        # A clock that stands still: every save and load is worth it.
+        self.simulation = Simulation(self.runner, limits, now_s=lambda: 0.0)
         self.top_logprobs: dict[int, list[list[float]]] = {}  # of two candidates a token
 
     def run(self, *submits: Submit) -> None:
@@ -136,11 +143,40 @@ def test_the_cache_changes_no_bit(loaded: tuple[Model, EngineConfig], expected: 
     server.runner.close()
 
 
-@pytest.mark.parametrize("num_cells", [384, 256])
-def test_one_pool_answers_the_same_with_room_and_without(
-    num_cells: int, loaded: tuple[Model, EngineConfig], expected: Server
+@pytest.mark.parametrize("host_bytes", [1 << 30, 1 << 18])
+def test_host_memory_changes_no_bit(
+    host_bytes: int, loaded: tuple[Model, EngineConfig], expected: Server
 ) -> None:
-    server = Server(loaded, num_cells)
+    server = Server(loaded, 4 * 128, host_bytes=host_bytes)
+    assert converse(server) == expected.simulation.texts
+    assert server.top_logprobs == expected.top_logprobs
+    assert all(server.simulation.cached[40 + n] > NUM_SHARED + 20 for n in (2, 3, 4))
+    server.runner.close()
+
+
+def test_a_conversation_comes_back_from_host_memory(
+    loaded: tuple[Model, EngineConfig], expected: Server
+) -> None:
+    server = Server(loaded, 4 * 128, host_bytes=1 << 30)
+    server.run(submit_of(2, QUESTIONS[2]))
+    for n in range(10, 16):  # others, which take all slots
+        server.run(submit_of(n, ids_of(n, 50)))
+    answer = np.array(server.simulation.texts[2], np.int32)
+    assert answer.tolist() == expected.simulation.texts[2]
+    server.run(submit_of(22, np.concatenate([QUESTIONS[2], answer, ids_of(92, 3)]), 6))
+    assert server.simulation.cached == {22: len(QUESTIONS[2]) + 11}
+    assert server.simulation.scheduler.host_stats().num_hits == 1
+    assert server.simulation.texts[22] == expected.simulation.texts[22]
+    assert server.top_logprobs[22] == expected.top_logprobs[22]
+    server.runner.close()
+
+
+@pytest.mark.parametrize("num_cells", [384, 256])
+@pytest.mark.parametrize("host_bytes", [0, 1 << 30])
+def test_one_pool_answers_the_same_with_room_and_without(
+    num_cells: int, host_bytes: int, loaded: tuple[Model, EngineConfig], expected: Server
+) -> None:
+    server = Server(loaded, num_cells, host_bytes=host_bytes)
     assert server.runner.limits.is_unified
     converse(server, expected.simulation.texts)
     is_routed = "experts" in loaded[1].model_path  # a tie there is between experts

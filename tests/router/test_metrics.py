@@ -11,7 +11,7 @@ from tgi_llamacpp.errors import (
     ValidationError,
 )
 from tgi_llamacpp.histogram import DURATION_BOUNDS_S
-from tgi_llamacpp.messages import PrefixStats, SamplingParams, Stats
+from tgi_llamacpp.messages import HostStats, PrefixStats, SamplingParams, Stats
 from tgi_llamacpp.router.mailbox import Mailbox
 from tgi_llamacpp.router.metrics import (
     Metrics,
@@ -125,6 +125,7 @@ def test_the_engines_state_fills_tgis_gauges() -> None:
         num_reused_graphs=5,
         step_s=0.25,
         prefix=PrefixStats(6, {"short": 2}, 1234, 1, 99),
+        host=HostStats(num_bytes=5000, num_hits=2, num_load_skips={"late": 3}, save_s=0.5),
     )
     lines = Metrics(LIMITS).render(stats).splitlines()
     for line in (
@@ -141,6 +142,11 @@ def test_the_engines_state_fills_tgis_gauges() -> None:
         "tgi_llamacpp_prefix_cache_evictions 1",
         "# TYPE tgi_llamacpp_prefix_cache_parked_tokens gauge",
         "tgi_llamacpp_prefix_cache_parked_tokens 99",
+        "tgi_llamacpp_cache_ram_bytes 5000",
+        "tgi_llamacpp_cache_ram_hits 2",
+        "tgi_llamacpp_cache_ram_save_seconds 0.5",
+        'tgi_llamacpp_cache_ram_load_skips{reason="late"} 3',
+        'tgi_llamacpp_cache_ram_save_skips{reason="late"} 0',
     ):
         assert line in lines
 

@@ -30,6 +30,7 @@ class EngineLimits:
     num_vocab: int
     eog_ids: frozenset[int]
     min_prefix_tokens: int | None  # shorter ones are not shared; None: there is no prefix cache
+    max_host_cache_bytes: int = 0  # of the prefix cache's tier in host memory; 0: there is none
     target_itl_s: float = 0.0  # the longest that a step with decode rows shall take; 0 is no target
 
 
@@ -71,6 +72,7 @@ def resolve_limits(
         num_vocab=model.num_vocab,
         eog_ids=model.eog_ids | frozenset(config.extra_eog_ids),
         min_prefix_tokens=_min_prefix_tokens(runner) if config.prefix_cache else None,
+        max_host_cache_bytes=config.max_host_cache_bytes if config.prefix_cache else 0,
         target_itl_s=config.target_itl_ms / 1000,
     )
     return limits, notes

@@ -151,6 +151,7 @@ class EngineLoop:
                 mixed_error_s=counters.mixed_error_s,
                 num_late_steps=counters.num_late_steps,
                 num_tokens_ahead=scheduler.num_tokens_ahead,
+                host=scheduler.host_stats(),
             )
         )
 

@@ -7,7 +7,8 @@ reason to wait. Knows no queue and no budget; called by the scheduler.
 
 from __future__ import annotations
 
-from tgi_llamacpp.engine.prefix_cache import Match, PrefixCache, Resident
+from tgi_llamacpp.engine.host_tier import HostTier
+from tgi_llamacpp.engine.prefix_cache import Match, PrefixCache, Resident, ids_of
 from tgi_llamacpp.engine.runner import Runner
 from tgi_llamacpp.engine.sequence import Sequence
 from tgi_llamacpp.engine.slots import SlotTable
@@ -21,7 +22,13 @@ RELOCATION_FRACTION = 16
 class Placement:
     """The slots of one runner and who is in them."""
 
-    def __init__(self, runner: Runner, min_prefix_tokens: int | None, counters: Counters) -> None:
+    def __init__(
+        self,
+        runner: Runner,
+        min_prefix_tokens: int | None,
+        counters: Counters,
+        host_tier: HostTier | None = None,
+    ) -> None:
         """min_prefix_tokens: a shorter prefix is computed again; None is no prefix cache."""
         limits = runner.limits
         self.table = SlotTable(
@@ -33,6 +40,7 @@ class Placement:
         )
         self._runner = runner
         self._counters = counters
+        self._host_tier = host_tier
         self._cache = None
         if min_prefix_tokens is not None:
             self._cache = PrefixCache(min_prefix_tokens, can_trim=limits.can_trim)
@@ -63,7 +71,7 @@ class Placement:
         self.table.place(sequence, slot)
         sequence.num_computed = num_taken
         if match.leader is None and not num_taken:
-            self._copy(sequence, match)
+            match = self._fill(sequence, match)
         if self._cache:
             self._cache.enter(sequence)
             self._start(sequence, match)
@@ -123,7 +131,12 @@ class Placement:
             return Match()
         if sequence.num_to_score:  # logits are in nobody's cells
             return Match(miss="scored")
-        return self._cache.find(sequence)
+        match = self._cache.find(sequence)
+        if self._host_tier is None:
+            return match
+        num_had = max(match.num_tokens, match.num_led)
+        found = self._host_tier.find(sequence.scope, ids_of(sequence)[:-1], num_had)
+        return match if found is None else Match(found[1], state=found[0])
 
     def _choose(self, match: Match) -> int:
         """A free slot that keeps the running ones dense: the match's own, else an empty one."""
@@ -157,17 +170,37 @@ class Placement:
         if is_source:
             match.sources = [parked]
         if not (is_source and self._fits(parked, match)):
-            if self._relocate(parked, pinned=match.sources[0] if match.sources else None):
+            # A slot that something moves out of cannot be loaded before the next step.
+            if match.state is None and self._relocate(
+                parked, pinned=match.sources[0] if match.sources else None
+            ):
                 return 0
             if not is_source:
                 self._evict(parked)
                 return 0
+        self._save(parked, match.num_tokens)
         self._unpark(parked)
         if self._runner.trim(slot, match.num_tokens):
             return match.num_tokens
         self._runner.drop(slot)
         match.sources, match.miss = [], "partial"
         return 0
+
+    def _fill(self, sequence: Sequence, match: Match) -> Match:
+        """Fill the sequence's empty slot, from host memory or from a source; what was found."""
+        if match.state is not None:
+            assert self._host_tier is not None
+            assert self._cache is not None
+            assert sequence.slot is not None
+            is_unified = self._runner.limits.is_unified
+            make_room = self.evict if is_unified else _has_room_of_its_own
+            if self._host_tier.load(sequence.slot, match.state, match.num_tokens, make_room):
+                sequence.num_computed = match.num_tokens
+                return match
+            match = self._cache.find(sequence)
+        if match.leader is None:
+            self._copy(sequence, match)
+        return match
 
     def _copy(self, sequence: Sequence, match: Match) -> None:
         """Fill the sequence's empty slot from a source; nothing where the memory cannot."""
@@ -202,7 +235,7 @@ class Placement:
             self.table.follow(sequence, is_following=False)
             match = self._find(sequence)
             if match.leader is None:
-                self._copy(sequence, match)
+                match = self._fill(sequence, match)
             self._start(sequence, match)
 
     # What is parked
@@ -247,7 +280,17 @@ class Placement:
 
     def _evict(self, parked: Resident) -> None:
         self._counters.prefix.num_evictions += 1
+        self._save(parked)
         self._discard(parked)
+
+    def _save(self, parked: Resident, num_kept: int = 0) -> None:
+        """Keep parked cells in host memory, where nobody else has them; num_kept stay."""
+        assert self._cache is not None
+        if self._host_tier is None or self._cache.is_contained(parked):
+            return
+        if self._runner.num_cells(parked.slot) == parked.num_parked:  # and no dummy row more
+            ids = self._cache.ids(parked)
+            self._host_tier.save(parked.slot, parked.scope, ids, num_kept)
 
     def _discard(self, parked: Resident) -> None:
         self._unpark(parked)
@@ -263,6 +306,8 @@ class Placement:
         self.table.check_integrity(running)
         if self._cache:
             self._cache.check_integrity(running)
+        if self._host_tier:
+            self._host_tier.check_integrity()
         following = {one.seq_id for one in running if one.is_following}
         assert self._followers.keys() == following, "followers are off"
         for _, leader, num_led in self._followers.values():
@@ -273,3 +318,8 @@ class Placement:
             assert self.table.num_parked(slot) == (parked.num_parked if parked else 0)
             expected = sequence.num_computed if sequence else self.table.num_parked(slot)
             assert self._runner.num_cells(slot) == expected, f"cells of slot {slot} are off"
+
+
+def _has_room_of_its_own(num_cells: int) -> bool:
+    """Nothing has to go for a slot of a split cache."""
+    return False

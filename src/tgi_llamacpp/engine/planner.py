@@ -50,11 +50,15 @@ def prefill_share(
     the decode rows alone leave less than a quarter of their own time, prompts get that quarter, and
     MIN_CHUNK_TOKENS at least.
     """
-    decode_s = costs.pass_s(width)
-    margin_s = min(costs.error_s, MAX_MARGIN * target_itl_s)
-    limit_s = max(target_itl_s - margin_s - decode_s, MIN_PROMPT_SHARE * decode_s)
+    limit_s = max(spare_s(costs, target_itl_s, width), MIN_PROMPT_SHARE * costs.pass_s(width))
     num_tokens = min(max(costs.num_tokens_within(limit_s, prompts), MIN_CHUNK_TOKENS), room)
     return num_tokens - _num_cut_off(prompts, num_tokens, costs.curve.row_group)
+
+
+def spare_s(costs: CostModel, target_itl_s: float, width: int) -> float:
+    """What the target leaves beside `width` decode rows, for prompts, saves and loads."""
+    margin_s = min(costs.error_s, MAX_MARGIN * target_itl_s)
+    return target_itl_s - margin_s - costs.pass_s(width)
 
 
 def _num_cut_off(prompts: list[tuple[int, int]], num_tokens: int, row_group: int) -> int:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from tgi_llamacpp.engine.host_cache import HostState
 from tgi_llamacpp.engine.prefix_tree import PrefixTree
 from tgi_llamacpp.engine.runner import Int32s
 from tgi_llamacpp.engine.sequence import Sequence
@@ -36,12 +37,13 @@ class Resident:
 class Match:
     """What there is for a newcomer: `num_tokens` of its prompt, in the cells of each source.
 
-    `leader` is a running sequence that is about to compute more of it: `num_led` tokens. `miss`
-    says why there is nothing now.
+    Or in `state`, from host memory, and then there are no sources. `leader` is a running sequence
+    that is about to compute more of it: `num_led` tokens. `miss` says why there is nothing now.
     """
 
     num_tokens: int = 0
     sources: list[Resident] = field(default_factory=list)
+    state: HostState | None = None
     leader: Resident | None = None
     num_led: int = 0
     miss: str = ""
@@ -79,7 +81,7 @@ class PrefixCache:
         if sequence.num_tokens <= self._min_tokens:
             return Match(miss="short")
         tree = self._trees.get(sequence.scope)
-        steps = tree.match(_ids(sequence)[:-1]) if tree is not None else []
+        steps = tree.match(ids_of(sequence)[:-1]) if tree is not None else []
         if not steps:
             return Match(miss="unknown")
         match = Match()
@@ -122,7 +124,7 @@ class PrefixCache:
         assert sequence.slot is not None
         if sequence.num_reserved < self._min_tokens:
             return  # it never comes to anything that could be shared
-        ids = _ids(sequence)
+        ids = ids_of(sequence)
         resident = Resident(sequence.slot, sequence.scope, len(ids), sequence)
         self._running[sequence.seq_id] = resident
         self._tree(sequence.scope).insert(resident, ids)
@@ -144,7 +146,7 @@ class PrefixCache:
             tree.extend(resident, np.array(tail, np.int32))
         elif num_cells < resident.num_ids:
             tree.remove(resident)
-            tree.insert(resident, _ids(sequence)[:num_cells])
+            tree.insert(resident, ids_of(sequence)[:num_cells])
         resident.num_ids = num_cells
         if superset := self._superset(resident):
             self.touch(superset)
@@ -160,6 +162,14 @@ class PrefixCache:
             if other.sequence is None and (self._can_trim or other.num_ids == resident.num_ids):
                 return other
         return None
+
+    def ids(self, resident: Resident) -> Int32s:
+        """Those that its cells stand for, or will."""
+        return self._trees[resident.scope].ids(resident)
+
+    def is_contained(self, resident: Resident) -> bool:
+        """Whether another, running or parked, has all that this one has."""
+        return self._can_trim and any(self._trees[resident.scope].supersets(resident))
 
     def superseded(self, resident: Resident) -> list[Resident]:
         """Parked ones that a parked one makes needless."""
@@ -240,7 +250,7 @@ def _add_source(match: Match, resident: Resident, num_tokens: int) -> None:
         match.sources.append(resident)
 
 
-def _ids(sequence: Sequence) -> Int32s:
+def ids_of(sequence: Sequence) -> Int32s:
     """All ids so far: a sequence that is resumed finds its output again."""
     if not sequence.generated_ids:
         return sequence.prompt_ids

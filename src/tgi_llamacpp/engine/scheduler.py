@@ -8,6 +8,7 @@ oldest that waits, and it reserves the most tokens that it can come to, so that 
 from __future__ import annotations
 
 import logging
+import math
 import time
 from array import array
 from collections import OrderedDict
@@ -16,16 +17,20 @@ from collections.abc import Callable
 import numpy as np
 
 from tgi_llamacpp.engine.cost_model import CostModel, WidthCurve
+from tgi_llamacpp.engine.host_cache import HostCache
+from tgi_llamacpp.engine.host_tier import HostTier
 from tgi_llamacpp.engine.limits import EngineLimits, check_ids, check_submit
 from tgi_llamacpp.engine.placement import Placement
-from tgi_llamacpp.engine.planner import Batch, plan_step
+from tgi_llamacpp.engine.planner import Batch, plan_step, spare_s
 from tgi_llamacpp.engine.prompt_scores import PromptScores
 from tgi_llamacpp.engine.runner import NO_TOKEN, Runner, StepResult, StepStatus
 from tgi_llamacpp.engine.sequence import Sequence
 from tgi_llamacpp.engine.stats import Counters
 from tgi_llamacpp.engine.step_times import Admissions
 from tgi_llamacpp.errors import RunnerError
-from tgi_llamacpp.messages import Finish, PromptLogprobs, StepOut, Submit
+from tgi_llamacpp.messages import Finish, HostStats, PromptLogprobs, StepOut, Submit
+
+MIN_TARGET_S = 1e-6  # what is left of a target that was used up; 0 would be none
 
 log = logging.getLogger(__name__)
 
@@ -43,6 +48,7 @@ class Scheduler:
         limits: EngineLimits,
         epoch: int = 0,
         curve: WidthCurve | None = None,  # as measured; None to learn from the steps alone
+        now_s: Callable[[], float] = time.perf_counter,  # that saves and loads are timed by
     ) -> None:
         # Engine
         self.limits = limits
@@ -52,7 +58,10 @@ class Scheduler:
         self._runner = runner
         self._epoch = epoch
         # Sequences
-        self._placement = Placement(runner, limits.min_prefix_tokens, self.counters)
+        self._host_tier = self._make_host_tier(now_s)
+        self._placement = Placement(
+            runner, limits.min_prefix_tokens, self.counters, self._host_tier
+        )
         self._slots = self._placement.table
         self._running: dict[int, Sequence] = {}
         self._waiting: OrderedDict[int, Sequence] = OrderedDict()  # by num_arrival
@@ -61,11 +70,27 @@ class Scheduler:
         # After a preemption nothing is admitted until a running sequence has left: what was taken
         # from the youngest would go back to it, and be taken again.
         self._is_held = False
+        self._transfers_s = 0.0  # that saves and loads took before the step at hand
         self.on_start: Callable[[Sequence], None] = _nobody_asks  # before one gets its slot
         # To be told
         self._admitted: list[int] = []
         self._failures: list[tuple[int, str]] = []
         self._scores = PromptScores(epoch)
+
+    def _make_host_tier(self, now_s: Callable[[], float]) -> HostTier | None:
+        limits, runner = self.limits, self._runner
+        if limits.min_prefix_tokens is None or not limits.max_host_cache_bytes:
+            return None
+        can_cut = runner.limits.can_trim and runner.limits.can_cut_states
+        cache = HostCache(limits.max_host_cache_bytes, limits.min_prefix_tokens, can_cut=can_cut)
+        return HostTier(runner, cache, self.costs, self._spare_s, now_s)
+
+    def _spare_s(self) -> float:
+        """Seconds that this turn has beside running streams."""
+        width = sum(not one.num_to_prefill for one in self._running.values())
+        if not width or not self.limits.target_itl_s:
+            return math.inf
+        return spare_s(self.costs, self.limits.target_itl_s, width)
 
     @property
     def num_running(self) -> int:
@@ -85,6 +110,10 @@ class Scheduler:
     def num_parked_tokens(self) -> int:
         """Cells of finished sequences; they count as free."""
         return self._placement.num_parked_tokens
+
+    def host_stats(self) -> HostStats:
+        """What the host-memory tier holds and has done."""
+        return self._host_tier.stats() if self._host_tier else HostStats()
 
     def submit(self, submit: Submit) -> None:
         """Queue a sequence; one that cannot be run ends in take_failures()."""
@@ -143,18 +172,21 @@ class Scheduler:
             num_admitted = len(self._running) - num_running
             self.admissions.add(num_admitted, num_running, time.perf_counter() - started_s)
         self._placement.arrange()
+        self._transfers_s = self._host_tier.take_spent_s() if self._host_tier else 0.0
+        target_s = self.limits.target_itl_s
         return plan_step(
             self._slots,
             self.limits.max_step_tokens,
             self._runner.limits.max_step_outputs,
             self.costs,
-            self.limits.target_itl_s,
+            max(target_s - self._transfers_s, MIN_TARGET_S) if target_s else 0.0,
         )
 
     def learn(self, batch: Batch, step_s: float) -> None:
         """Take in how long a step took that was done."""
         error_s = step_s - self.costs.predict_s(batch.shape)
-        self.counters.add_time(batch, step_s, error_s, self.limits.target_itl_s)
+        gap_s = step_s + self._transfers_s
+        self.counters.add_time(batch, gap_s, error_s, self.limits.target_itl_s)
         if batch.plan.targets is None:  # the costs know no prompt tokens that are scored
             self.costs.learn(batch.shape, step_s)
 

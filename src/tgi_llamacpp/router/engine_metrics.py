@@ -7,7 +7,15 @@ prompt is TGI's prefill, also where others decode in it; one of next tokens alon
 from __future__ import annotations
 
 from tgi_llamacpp.histogram import DURATION_BOUNDS_S, Counts, Histogram
-from tgi_llamacpp.messages import PREFIX_MISSES, SIZE_BOUNDS, PrefixStats, Stats, StepStats
+from tgi_llamacpp.messages import (
+    PREFIX_MISSES,
+    SIZE_BOUNDS,
+    TRANSFER_SKIPS,
+    HostStats,
+    PrefixStats,
+    Stats,
+    StepStats,
+)
 from tgi_llamacpp.router import prometheus
 
 
@@ -16,6 +24,7 @@ def engine_lines(stats: Stats) -> list[str]:
     return [
         *_own_counters(stats),
         *_prefix_cache(stats.prefix),
+        *_host_tier(stats.host),
         *_gauges(stats),
         *_batch_counters(stats),
         *_histograms(stats),
@@ -56,6 +65,33 @@ def _prefix_cache(stats: PrefixStats) -> list[str]:
         misses,
         "Sequences that found no cached tokens",
     )
+
+
+def _host_tier(stats: HostStats) -> list[str]:
+    lines: list[str] = []
+    for name, kind, value, help_text in (
+        ("hits", "counter", stats.num_hits, "Prefix cache hits served from host memory"),
+        ("cached_tokens", "counter", stats.num_cached_tokens, "Prompt tokens from host memory"),
+        ("bytes", "gauge", stats.num_bytes, "Host memory held for prefixes"),
+        ("max_bytes", "gauge", stats.max_bytes, "Host memory that prefixes may take"),
+        ("states", "gauge", stats.num_states, "Sequences kept in host memory"),
+        ("evictions", "counter", stats.num_evictions, "Sequences dropped from host memory"),
+        ("saves", "counter", stats.num_saves, "Sequences saved to host memory"),
+        ("saved_bytes", "counter", stats.num_saved_bytes, "Bytes saved to host memory"),
+        ("save_seconds", "counter", stats.save_s, "Time spent saving to host memory"),
+        ("loads", "counter", stats.num_loads, "Sequences loaded from host memory"),
+        ("loaded_bytes", "counter", stats.num_loaded_bytes, "Bytes loaded from host memory"),
+        ("load_seconds", "counter", stats.load_s, "Time spent loading from host memory"),
+    ):
+        lines += prometheus.single(f"tgi_llamacpp_cache_ram_{name}", kind, value, help_text)
+    for name, skips in (("save", stats.num_save_skips), ("load", stats.num_load_skips)):
+        lines += prometheus.counters(
+            f"tgi_llamacpp_cache_ram_{name}_skips",
+            "reason",
+            {reason: skips.get(reason, 0) for reason in TRANSFER_SKIPS},
+            f"Times that a {name} was not done",
+        )
+    return lines
 
 
 def _gauges(stats: Stats) -> list[str]:

@@ -22,7 +22,7 @@ from tgi_llamacpp import __version__, flags, logs
 from tgi_llamacpp.config import ServerConfig
 from tgi_llamacpp.derive import Derived, derive, engine_config, router_config
 from tgi_llamacpp.errors import EngineFailedError, StartupError
-from tgi_llamacpp.machine import usable_cpus
+from tgi_llamacpp.machine import usable_cpus, usable_memory_bytes
 from tgi_llamacpp.messages import Ready
 from tgi_llamacpp.router import http_server
 from tgi_llamacpp.router.api_keys import ApiKeys
@@ -115,7 +115,7 @@ def _prepare(
     keys = ApiKeys(config.api_key, config.api_key_file)
     files = find_model(config)
     metadata = read_metadata(files.gguf)
-    derived = derive(config, usable_cpus(), metadata.context_length)
+    derived = derive(config, usable_cpus(), metadata.context_length, usable_memory_bytes())
     for note in derived.notes:
         logger.info("%s", note)
     override = Path(config.tokenizer_config_path) if config.tokenizer_config_path else None

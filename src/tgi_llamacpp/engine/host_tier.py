@@ -1,0 +1,210 @@
+"""The prefix cache's tier in host memory: what leaves a slot is saved, what comes back is loaded.
+
+Decides whether a save or a load is worth its time and has it beside running streams, by what
+earlier ones took, and counts. Knows no slot table and no queue; called by placement.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from tgi_llamacpp.engine.cost_model import CostModel
+from tgi_llamacpp.engine.host_cache import HostCache, HostState
+from tgi_llamacpp.engine.runner import Int32s, Runner
+from tgi_llamacpp.messages import HostStats
+
+_GUESSED_S_PER_BYTE = 1e-9
+_MEMORY = 0.8  # of what transfers took: one counts half after three more of its size
+_OPTIMISM = 0.97  # a transfer that is not tried gets cheaper in belief, until it is tried again
+_PRIOR_BYTES = 4096
+
+
+class TransferCost:
+    """Seconds of a byte, in one direction."""
+
+    def __init__(self) -> None:
+        self._num_bytes = float(_PRIOR_BYTES)
+        self._taken_s = _PRIOR_BYTES * _GUESSED_S_PER_BYTE
+
+    def predict_s(self, num_bytes: int) -> float:
+        return num_bytes * self._taken_s / self._num_bytes
+
+    def learn(self, num_bytes: int, taken_s: float) -> None:
+        """Take in what a transfer took."""
+        self._num_bytes = _MEMORY * self._num_bytes + num_bytes
+        self._taken_s = _MEMORY * self._taken_s + taken_s
+
+    def doubt(self) -> None:
+        """Take in that a transfer was not tried."""
+        self._taken_s *= _OPTIMISM
+
+
+@dataclass(slots=True)
+class TransferCounters:
+    """Of one direction, since the start."""
+
+    num_done: int = 0
+    num_skipped: dict[str, int] = field(default_factory=dict)  # by reason (TRANSFER_SKIPS)
+    num_bytes: int = 0
+    taken_s: float = 0.0
+
+    def skip(self, reason: str) -> None:
+        self.num_skipped[reason] = self.num_skipped.get(reason, 0) + 1
+
+
+class _Direction:
+    """Saves, or loads."""
+
+    def __init__(self) -> None:
+        self.cost = TransferCost()
+        self.counters = TransferCounters()
+
+    def skip(self, reason: str) -> None:
+        self.counters.skip(reason)
+        self.cost.doubt()
+
+    def add(self, num_bytes: int, taken_s: float) -> None:
+        self.counters.num_done += 1
+        self.counters.num_bytes += num_bytes
+        self.counters.taken_s += taken_s
+        self.cost.learn(num_bytes, taken_s)
+
+
+class HostTier:
+    """One host cache, and the runner whose slots it saves and fills.
+
+    spare_s: the seconds that this turn has for all transfers together, beside running streams.
+    """
+
+    def __init__(
+        self,
+        runner: Runner,
+        cache: HostCache,
+        costs: CostModel,
+        spare_s: Callable[[], float],
+        now_s: Callable[[], float],
+    ) -> None:
+        self._runner = runner
+        self._cache = cache
+        self._costs = costs
+        self._spare_s = spare_s
+        self._now_s = now_s
+        self._saves, self._loads = _Direction(), _Direction()
+        self._pinned: HostState | None = None  # between find and load
+        self._spent_s = 0.0
+        self._num_hits = self._num_cached_tokens = 0
+
+    def take_spent_s(self) -> float:
+        """What transfers took since the last call, to be charged to the step that they delayed."""
+        spent_s, self._spent_s = self._spent_s, 0.0
+        return spent_s
+
+    def save(self, slot: int, scope: int, ids: Int32s, num_kept: int = 0) -> None:
+        """Keep what a slot holds, which are the cells of these ids, if that is worth it now.
+
+        The first num_kept of them stay in the slot, so that only the others are about to be lost.
+        """
+        if len(ids) - num_kept < self._cache.min_tokens or self._cache.covers(scope, ids):
+            return
+        num_bytes = self._runner.state_bytes(slot)
+        if reason := self._why_not_save(num_bytes, num_kept, len(ids) - num_kept):
+            self._saves.skip(reason)
+            return
+        started_s = self._now_s()
+        buffer = self._cache.make_room(num_bytes, len(ids), self._pinned)
+        if buffer is None:
+            self._saves.skip("large")
+            return
+        self._runner.save(slot, buffer)
+        self._cache.add(scope, ids, buffer)
+        taken_s = self._now_s() - started_s
+        self._spent_s += taken_s
+        self._saves.add(num_bytes, taken_s)
+
+    def _why_not_save(self, num_bytes: int, num_kept: int, num_lost: int) -> str:
+        if not num_bytes:
+            return "refused"
+        save_s = self._saves.cost.predict_s(num_bytes)
+        both_s = save_s + self._loads.cost.predict_s(num_bytes)
+        if both_s > self._costs.prompt_s([(num_kept, num_lost)]):
+            return "dear"
+        return "" if self._has_time(save_s) else "late"
+
+    def find(self, scope: int, ids: Int32s, num_had: int) -> tuple[HostState, int] | None:
+        """A state for who begins with these ids, and how many it has; pinned until it is loaded.
+
+        None where that is no more than num_had of them, or not to be had in less time than they.
+        """
+        found = self._cache.find(scope, ids)
+        if found is None or found[1] <= num_had:
+            return None
+        state, num_tokens = found
+        load_s = self._loads.cost.predict_s(len(state.buffer))
+        if load_s > self._costs.prompt_s([(num_had, num_tokens - num_had)]):
+            self._loads.skip("dear")
+            return None
+        if not self._has_time(load_s):
+            self._loads.skip("late")
+            return None
+        self._pinned = state
+        return found
+
+    def load(
+        self, slot: int, state: HostState, num_tokens: int, make_room: Callable[[int], bool]
+    ) -> bool:
+        """Fill an empty slot with the first num_tokens cells of a state; False where it cannot.
+
+        make_room gives up so many parked cells where there may be too few, and says if it did.
+        """
+        is_done = self._load(slot, state)
+        if not is_done and make_room(state.num_tokens):
+            is_done = self._load(slot, state)
+        self._pinned = None
+        if not is_done:
+            self._loads.skip("refused")
+            return False
+        self._cache.touch(state)
+        if not self._runner.trim(slot, num_tokens):
+            self._runner.drop(slot)
+            return False
+        self._num_hits += 1
+        self._num_cached_tokens += num_tokens
+        return True
+
+    def _load(self, slot: int, state: HostState) -> bool:
+        started_s = self._now_s()
+        is_done = self._runner.load(slot, state.buffer, state.num_tokens)
+        taken_s = self._now_s() - started_s
+        self._spent_s += taken_s
+        if is_done:
+            self._loads.add(len(state.buffer), taken_s)
+        return is_done
+
+    def _has_time(self, transfer_s: float) -> bool:
+        return self._spent_s + transfer_s <= self._spare_s()
+
+    def stats(self) -> HostStats:
+        """As the router gets it."""
+        saves, loads = self._saves.counters, self._loads.counters
+        return HostStats(
+            max_bytes=self._cache.max_bytes,
+            num_bytes=self._cache.num_bytes,
+            num_states=len(self._cache),
+            num_evictions=self._cache.num_evictions,
+            num_hits=self._num_hits,
+            num_cached_tokens=self._num_cached_tokens,
+            num_saves=saves.num_done,
+            num_loads=loads.num_done,
+            num_save_skips=dict(saves.num_skipped),
+            num_load_skips=dict(loads.num_skipped),
+            num_saved_bytes=saves.num_bytes,
+            num_loaded_bytes=loads.num_bytes,
+            save_s=saves.taken_s,
+            load_s=loads.taken_s,
+        )
+
+    def check_integrity(self) -> None:
+        """Raises AssertionError where the books disagree: a bug of ours."""
+        assert self._pinned is None, "a state stays pinned"
+        self._cache.check_integrity()

@@ -1,0 +1,261 @@
+"""What leaves its slot comes back from host memory: which, and at what charge to its time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from tests.engine.simulation import (
+    SPLIT,
+    UNIFIED,
+    Simulation,
+    engine_limits,
+    prompt_of,
+    submit_of,
+    text_alone,
+)
+from tgi_llamacpp.engine.cost_model import StepShape
+from tgi_llamacpp.engine.fake_runner import FakeRunner
+from tgi_llamacpp.engine.runner import Buffer, RunnerLimits
+from tgi_llamacpp.messages import HostStats, Submit
+
+LAYOUTS = pytest.mark.parametrize("limits", [SPLIT, UNIFIED], ids=["split", "unified"])
+MUCH = 1 << 20
+
+
+def simulate(limits: RunnerLimits = SPLIT, num_bytes: int = MUCH, **changes: float) -> Simulation:
+    limits_ = engine_limits(limits, max_host_cache_bytes=num_bytes, **changes)
+    return Simulation(FakeRunner(limits), limits_)
+
+
+def run(simulation: Simulation, *submits: Submit) -> None:
+    simulation.submit(*submits)
+    simulation.run()
+    for submit in submits:
+        assert simulation.texts[submit.seq_id] == text_alone(submit)
+
+
+def fill(simulation: Simulation, *seeds: int, num_tokens: int = 20, scope: int = 0) -> None:
+    """One sequence after the other, which leave as many parked."""
+    for seed in seeds:
+        run(simulation, submit_of(seed, prompt_of(seed, num_tokens), 4, scope=scope))
+
+
+def again(seq_id: int, seed: int, num_tokens: int = 20, scope: int = 0) -> Submit:
+    """Begins as the sequence of this seed did."""
+    ids = np.concatenate([prompt_of(seed, num_tokens), prompt_of(seq_id, 3)])
+    return submit_of(seq_id, ids, 4, scope=scope)
+
+
+def stats_of(simulation: Simulation) -> HostStats:
+    return simulation.scheduler.host_stats()
+
+
+@LAYOUTS
+def test_what_has_left_its_slot_is_found_again(limits: RunnerLimits) -> None:
+    simulation = simulate(limits)
+    fill(simulation, 1, 2, 3, 4, 5, 6)
+    run(simulation, again(10, 1))
+    assert simulation.cached == {10: 20}
+    stats = stats_of(simulation)
+    assert (stats.num_hits, stats.num_cached_tokens, stats.num_loads) == (1, 20, 1)
+    assert stats.num_saves == 3
+    assert simulation.scheduler.counters.prefix.num_hits == 1
+    assert simulation.scheduler.counters.prefix.num_cached_tokens == 20
+
+
+def test_without_memory_nothing_is_kept() -> None:
+    simulation = simulate(num_bytes=0)
+    fill(simulation, 1, 2, 3, 4, 5, 6)
+    run(simulation, again(10, 1))
+    assert simulation.cached == {}
+    assert stats_of(simulation) == HostStats()
+
+
+def test_other_scopes_share_nothing() -> None:
+    simulation = simulate()
+    fill(simulation, 1, scope=7)
+    fill(simulation, 2, 3, 4, 5)
+    run(simulation, again(10, 1))
+    assert simulation.cached == {}
+    run(simulation, again(11, 1, scope=7))
+    assert simulation.cached == {11: 20}
+
+
+def test_a_resident_prefix_is_not_loaded() -> None:
+    simulation = simulate()
+    fill(simulation, 1, 2, 3, 4, 5)
+    run(simulation, again(10, 1))
+    run(simulation, again(11, 1))
+    assert simulation.cached == {10: 20, 11: 20}
+    assert stats_of(simulation).num_loads == 1
+
+
+def test_two_who_come_together_load_a_prefix_once() -> None:
+    simulation = simulate()
+    fill(simulation, 1, 2, 3, 4, 5)
+    run(simulation, again(10, 1), again(11, 1))
+    assert simulation.cached == {10: 20, 11: 20}
+    assert stats_of(simulation).num_loads == 1
+
+
+def test_what_a_newcomer_cuts_off_a_slot_is_kept() -> None:
+    simulation = simulate(replace(SPLIT, num_slots=1))
+    fill(simulation, 1, num_tokens=40)
+    ids = np.concatenate([prompt_of(1, 40)[:25], prompt_of(2, 5)])
+    run(simulation, submit_of(2, ids, 4))
+    run(simulation, again(3, 1, num_tokens=40))
+    assert simulation.cached == {2: 25, 3: 40}
+
+
+def test_what_is_kept_already_is_not_saved_again() -> None:
+    simulation = simulate(replace(SPLIT, num_slots=1))
+    for seq_id in range(1, 9):
+        run(simulation, submit_of(seq_id, prompt_of(seq_id % 2, 20), 4))
+    assert stats_of(simulation).num_saves == 2
+
+
+def test_a_state_serves_only_whole() -> None:
+    simulation = simulate(replace(SPLIT, can_trim=False))
+    fill(simulation, 1, 2, 3, 4, 5)
+    run(simulation, again(10, 1))
+    assert simulation.cached == {}
+    answer = np.array(simulation.texts[1], np.int32)
+    ids = np.concatenate([prompt_of(1, 20), answer, prompt_of(11, 5)])
+    run(simulation, submit_of(11, ids, 4))
+    assert simulation.cached == {11: 23}
+    assert stats_of(simulation).num_hits == 1
+
+
+def test_a_window_serves_only_whole() -> None:
+    simulation = simulate(replace(SPLIT, can_cut_states=False))
+    fill(simulation, 1, 2, 3, 4, 5)
+    run(simulation, again(10, 1))
+    assert simulation.cached == {}
+
+
+def test_a_tiny_bound_holds_and_the_least_recently_used_goes() -> None:
+    simulation = simulate(num_bytes=24_000)
+    fill(simulation, *range(1, 8))  # three had to go, for two of which there is room
+    assert stats_of(simulation).num_states == 2
+    assert stats_of(simulation).num_evictions == 1
+    run(simulation, again(10, 3))
+    run(simulation, again(11, 1))
+    assert simulation.cached == {10: 20}
+
+
+def test_too_large_a_state_is_skipped_and_counted() -> None:
+    simulation = simulate(num_bytes=5000)
+    fill(simulation, 1, 2, 3, 4, 5)
+    stats = stats_of(simulation)
+    assert (stats.num_states, stats.num_save_skips) == (0, {"large": 1})
+
+
+def test_a_full_pool_gives_up_parked_cells_for_a_load() -> None:
+    simulation = simulate(replace(UNIFIED, num_slots=8, max_pool_tokens=70), min_prefix_tokens=4)
+    fill(simulation, 1, 2, 3, 4, 5)
+    run(simulation, again(10, 1))
+    assert simulation.cached == {10: 20}
+
+
+# Time
+
+
+class Clock:
+    now_s = 0.0
+
+    def __call__(self) -> float:
+        return self.now_s
+
+
+class SlowRunner(FakeRunner):
+    """Takes its time for each byte that is saved or loaded."""
+
+    clock: Clock
+    byte_s = 0.0
+
+    def save(self, slot: int, buffer: Buffer) -> None:
+        self.clock.now_s += self.byte_s * len(buffer)
+        super().save(slot, buffer)
+
+    def load(self, slot: int, buffer: Buffer, num_tokens: int) -> bool:
+        self.clock.now_s += self.byte_s * len(buffer)
+        return super().load(slot, buffer, num_tokens)
+
+
+def simulate_slow(byte_s: float, target_itl_s: float) -> Simulation:
+    """A state of 43 cells has 352 bytes, and is computed in 110 ms as far as anybody knows."""
+    runner = SlowRunner(SPLIT)
+    runner.clock, runner.byte_s = Clock(), byte_s
+    limits = engine_limits(SPLIT, max_host_cache_bytes=MUCH, target_itl_s=target_itl_s)
+    simulation = Simulation(runner, limits, time_of=lambda _: 0.0, now_s=runner.clock)
+    simulation.time_of = as_predicted(simulation)
+    return simulation
+
+
+def as_predicted(simulation: Simulation) -> Callable[[StepShape], float]:
+    return lambda shape: simulation.scheduler.costs.predict_s(shape)
+
+
+def stream(seq_id: int) -> Submit:
+    return submit_of(seq_id, prompt_of(seq_id, 3), 50)
+
+
+def test_a_save_that_does_not_fit_beside_a_stream_is_skipped() -> None:
+    simulation = simulate_slow(byte_s=1e-4, target_itl_s=0.02)
+    fill(simulation, *range(1, 12), num_tokens=40)  # nobody waits for these saves
+    for seed in range(1, 9):
+        run(simulation, again(50 + seed, seed, num_tokens=40))  # so what a load takes is known
+    assert stats_of(simulation).num_loads == 8
+    submits = [stream(100), again(101, 1, num_tokens=40), submit_of(102, prompt_of(102, 40), 4)]
+    simulation.submit(submits[0])
+    simulation.turn()
+    simulation.turn()
+    run(simulation, *submits[1:])
+    assert simulation.texts[100] == text_alone(submits[0])
+    stats = stats_of(simulation)
+    assert stats.num_save_skips["late"] >= 2
+    assert stats.num_load_skips == {"late": 1}
+    assert 101 not in simulation.cached
+
+
+def test_transfers_beside_a_stream_keep_its_gap() -> None:
+    simulation = simulate_slow(byte_s=1e-4, target_itl_s=0.2)
+    fill(simulation, *range(1, 12), num_tokens=40)
+    simulation.submit(stream(100))
+    simulation.turn()
+    simulation.turn()
+    num_saves = stats_of(simulation).num_saves
+    simulation.submit(*(again(100 + n, n, num_tokens=40) for n in (1, 2)))
+    simulation.run()
+    stats = stats_of(simulation)
+    assert stats.num_loads == 2
+    assert stats.num_saves > num_saves
+    assert stats.load_s == pytest.approx(0.0704)
+    assert simulation.scheduler.counters.num_late_steps == 0
+
+
+def test_what_is_computed_in_less_time_is_not_loaded() -> None:
+    simulation = simulate_slow(byte_s=1e-2, target_itl_s=0.0)
+    fill(simulation, *range(1, 12), num_tokens=40)
+    assert stats_of(simulation).num_save_skips["dear"] > 0
+    run(simulation, again(101, 1, num_tokens=40))
+    assert stats_of(simulation).num_loads == 1  # so what a load takes is known
+    fill(simulation, *range(20, 25), num_tokens=40)
+    run(simulation, again(102, 1, num_tokens=40))
+    stats = stats_of(simulation)
+    assert (stats.num_loads, stats.num_load_skips) == (1, {"dear": 1})
+    assert 102 not in simulation.cached
+
+
+def test_what_was_too_dear_is_tried_again_some_day() -> None:
+    simulation = simulate_slow(byte_s=1e-2, target_itl_s=0.0)
+    fill(simulation, *range(1, 9), num_tokens=40)
+    assert isinstance(simulation.runner, SlowRunner)
+    simulation.runner.byte_s = 0.0
+    num_saves = stats_of(simulation).num_saves
+    fill(simulation, *range(10, 150), num_tokens=40)
+    assert stats_of(simulation).num_saves > num_saves + 10
