@@ -20,6 +20,7 @@ from tgi_llamacpp import demo
 from tgi_llamacpp.errors import StartupError, TemplateError
 from tgi_llamacpp.router.chat import ChatTemplate, load_chat_template
 from tgi_llamacpp.router.gguf_metadata import read_metadata
+from tgi_llamacpp.router.template_renderer import TemplateRenderer
 from tgi_llamacpp.router.tokenizer import load_tokenizer
 
 __all__ = ["llamacpp_source"]
@@ -280,12 +281,12 @@ def test_arguments_that_are_no_object_stay_as_they_came() -> None:
 
 def test_a_broken_template_is_logged_and_does_not_raise(caplog: pytest.LogCaptureFixture) -> None:
     template = ChatTemplate({"default": "{% if"}, {}, "a file")
+    renderer = TemplateRenderer(template)
     with caplog.at_level(logging.WARNING):
-        template.prepare()
+        renderer.prepare()
+    renderer.close()
     (record,) = caplog.records
-    assert "chat template 'default' of a file: syntax error in line 1" in record.getMessage()
-    ChatTemplate({"default": ECHO}, {}).prepare()
-    assert len(caplog.records) == 1
+    assert "chat template 'default': syntax error in line 1" in record.getMessage()
 
 
 def metadata_with(folder: Path, **templates: str) -> Any:

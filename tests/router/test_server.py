@@ -106,6 +106,7 @@ def _launch() -> Any:
         engine_watchdog_s=0,
         exit_on_engine_failure=True,
         shutdown_timeout=1,
+        payload_limit=1000,
     )
     return SimpleNamespace(
         config=config,

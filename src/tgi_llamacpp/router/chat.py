@@ -2,14 +2,13 @@
 
 transformers itself renders, sandboxed, so a prompt here is the prompt there; what the template
 complains about becomes a TemplateError. A template that does not parse is no reason not to start:
-chat requests answer with the complaint. Knows nothing of HTTP, tool choice or tokens; called by
-the chat routes, in a validation worker.
+chat requests answer with the complaint. Knows nothing of HTTP, tool choice or tokens. Templates are
+found in the router and rendered in router/template_process.py, which bounds what they take.
 """
 
 from __future__ import annotations
 
 import functools
-import logging
 import os
 import re
 from collections.abc import Callable, Mapping
@@ -23,8 +22,6 @@ from tgi_llamacpp.router.chat_messages import ContentForm, Message, variants
 from tgi_llamacpp.router.gguf_metadata import GgufMetadata
 from tgi_llamacpp.router.tokenizer import LoadedTokenizer
 from tgi_llamacpp.router.tokenizer_files import TokenizerFiles
-
-logger = logging.getLogger(__name__)
 
 _DEFAULT = "default"
 _TOOL_USE = "tool_use"
@@ -43,6 +40,16 @@ _RESERVED = frozenset(
 _TESTS_FOR_NONE = re.compile(r"""content['"]?\]?\s*(is\s+(not\s+)?|[!=]=\s*)none""", re.IGNORECASE)
 _MAX_COMPLAINT_CHARS = 1000
 _PROBE = "\ue000probe\ue000"
+_A_TOOL = [
+    {
+        "type": "function",
+        "function": {
+            "name": "weather",
+            "description": "Tells the weather.",
+            "parameters": {"type": "object", "properties": {"city": {"type": "string"}}},
+        },
+    }
+]
 
 
 class ChatTemplate:
@@ -57,15 +64,35 @@ class ChatTemplate:
         self._templates = dict(templates)
         self._special_tokens = dict(special_tokens)
         self._forms: dict[str, ContentForm] = {}  # by template, as they are tried
+        self._refused: dict[str, str] = {}  # by name, why
         self.source = source
 
-    def prepare(self) -> None:
-        """Imports the renderer, as the first render would, and logs a template that is broken."""
-        for name, template in self._templates.items():
+    @property
+    def names(self) -> list[str]:
+        return sorted(self._templates)
+
+    def load_renderer(self) -> None:
+        """Import it, as the first render would."""
+        _renderer()
+
+    def probe(self, name: str) -> None:
+        """Render conversations as they come, so that a template that takes for ever shows.
+
+        Raises:
+            TemplateError: it does not parse, or has no memory.
+        """
+        template = self._templates[name]
+        self._content_form(template)
+        for chat in _conversations():
             try:
-                self._content_form(template)
+                self.render(chat, tools=_A_TOOL if name == _TOOL_USE else None)
             except TemplateError as error:
-                logger.warning("chat template %r of %s: %s", name, self.source, error.reason)
+                if isinstance(error.__cause__, MemoryError):
+                    raise
+
+    def refuse(self, name: str, reason: str) -> None:
+        """Never render the template of this name; say why instead."""
+        self._refused[name] = reason
 
     def render(
         self,
@@ -98,8 +125,10 @@ class ChatTemplate:
         return _first_success(lambda chat: _render(template, chat, options), attempts)
 
     def _choose(self, tools: list[dict[str, Any]] | None) -> str:
-        template = self._templates.get(_TOOL_USE) if tools else None
-        template = template or self._templates.get(_DEFAULT)
+        name = _TOOL_USE if tools and _TOOL_USE in self._templates else _DEFAULT
+        if name in self._refused:
+            raise TemplateError(f"the model's template is refused: {self._refused[name]}")
+        template = self._templates.get(name)
         if template is None:
             if not self._templates:
                 raise TemplateError("template not found")
@@ -133,9 +162,21 @@ class ChatTemplate:
         """What a one-message chat renders to, or None where its content is lost or refused."""
         try:
             prompt = _render(template, [{"role": "user", "content": content}], self._special_tokens)
+        except MemoryError:
+            raise
         except Exception:
             return None
         return prompt if _PROBE in prompt else None
+
+
+def _conversations() -> list[list[Message]]:
+    """A short one, and a long one."""
+    turns: list[Message] = [
+        {"role": role, "content": f"{_PROBE} {number} " + "word " * 200}
+        for number in range(50)
+        for role in ("user", "assistant")
+    ]
+    return [turns[:1], [{"role": "system", "content": _PROBE}, *turns, turns[0]]]
 
 
 def load_chat_template(
@@ -217,6 +258,8 @@ def _compile(template: str) -> None:
         _render(template, [], {})
     except jinja2.TemplateSyntaxError as error:
         raise _complaint(error) from error
+    except MemoryError:
+        raise
     except Exception:  # an empty chat is not what the template expects
         return
 

@@ -115,7 +115,7 @@ async def render_prompt(
         documents=request.documents,
         template_kwargs=request.chat_template_kwargs,
     )
-    guard, pool = services.text.content_guard, services.text.pool
+    guard, pool = services.text.content_guard, services.text.for_chats
     if guard is None:
         return GuardedPrompt(await pool.run(render, request.messages))
     others = {

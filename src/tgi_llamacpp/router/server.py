@@ -37,6 +37,8 @@ from tgi_llamacpp.router.progress import LoadProgress
 from tgi_llamacpp.router.reload import Reload
 from tgi_llamacpp.router.services import TextTools
 from tgi_llamacpp.router.supervisor import EngineSupervisor
+from tgi_llamacpp.router.template_process import RenderLimits
+from tgi_llamacpp.router.template_renderer import TemplateRenderer
 from tgi_llamacpp.router.tokenizer import LoadedTokenizer, TokenizerPool, load_tokenizer
 
 logger = logging.getLogger(__name__)
@@ -155,7 +157,9 @@ async def _serve(launch: Launch, reload: Reload) -> None:
         on_give_up=lambda reason: _on_give_up(reason, config, signals, failures),
     )
     pool = TokenizerPool(launch.tokenizer, config.validation_workers)
-    preparation = asyncio.create_task(pool.run(launch.chat_template.prepare))
+    chat_pool = TokenizerPool(launch.tokenizer, config.validation_workers)
+    renderer = TemplateRenderer(launch.chat_template, _render_limits(config))
+    preparation = asyncio.create_task(chat_pool.run(renderer.prepare))
     try:
         ready = await _start_engine(supervisor, launch)
         await preparation
@@ -163,7 +167,7 @@ async def _serve(launch: Launch, reload: Reload) -> None:
         app = build_app(
             router_config(config, launch.derived, launch.name, ready),
             client,
-            TextTools(pool, detokenizer, launch.chat_template, launch.content_guard),
+            TextTools(pool, detokenizer, renderer, launch.content_guard, chat_pool),
             keys=launch.keys,
             model_sha=files.sha,
             pipeline_tag=files.pipeline_tag,
@@ -186,9 +190,19 @@ async def _serve(launch: Launch, reload: Reload) -> None:
         await supervisor.stop()
         await asyncio.gather(preparation, return_exceptions=True)  # or what it raised is a warning
         pool.close()
+        chat_pool.close()
+        renderer.close()
     if failures:
         raise EngineFailedError(failures[0])
     logger.info("stopped")
+
+
+def _render_limits(config: ServerConfig) -> RenderLimits:
+    """A prompt may be several times as long as the request, and memory several prompts."""
+    return RenderLimits(
+        max_memory_bytes=(256 << 20) + 32 * config.payload_limit,
+        max_prompt_bytes=1_000_000 + 4 * config.payload_limit,
+    )
 
 
 def _on_give_up(reason: str, config: ServerConfig, signals: _Signals, failures: list[str]) -> None:

@@ -12,13 +12,13 @@ from dataclasses import dataclass, replace
 from tgi_llamacpp.config import RouterConfig
 from tgi_llamacpp.errors import OverloadedError
 from tgi_llamacpp.router.api_keys import ApiKeys
-from tgi_llamacpp.router.chat import ChatTemplate
 from tgi_llamacpp.router.content_guard import ContentGuard
 from tgi_llamacpp.router.detokenizer import Detokenizer
 from tgi_llamacpp.router.engine_client import EngineClient
 from tgi_llamacpp.router.forecast import Forecast
 from tgi_llamacpp.router.metrics import Metrics
 from tgi_llamacpp.router.sequence_breakers import SequenceBreakers
+from tgi_llamacpp.router.template_renderer import TemplateRenderer
 from tgi_llamacpp.router.tokenizer import TokenizerPool
 
 
@@ -28,8 +28,14 @@ class TextTools:
 
     pool: TokenizerPool
     detokenizer: Detokenizer
-    chat_template: ChatTemplate
+    chat_template: TemplateRenderer
     content_guard: ContentGuard | None = None  # None: control tokens in contents are parsed
+    chat_pool: TokenizerPool | None = None  # None: chats are rendered in `pool`
+
+    @property
+    def for_chats(self) -> TokenizerPool:
+        """Workers of their own, so that a slow template is slow for nobody else."""
+        return self.chat_pool or self.pool
 
 
 class Permits:
