@@ -9,6 +9,7 @@ Raised anywhere, rendered in one place (router/app.py). The table:
 | TemplateError      | template_error                 | 422    | router/chat |
 | ToolError          | tool_error                     | 422    | router/openai |
 | OverloadedError    | overloaded                     | 429    | router/services |
+| DeadlineError      | timeout                        | 503    | router/generation |
 | GenerationError    | generation                     | 424    | engine, by way of Failed |
 | IncompleteError    | incomplete_generation          | 500    | router/engine_client |
 | UnhealthyError     | healthcheck                    | 503    | router/tgi |
@@ -91,6 +92,19 @@ class OverloadedError(TgiError):
 
     def __init__(self, retry_after_s: int) -> None:
         super().__init__("Model is overloaded")
+        self.retry_after_s = retry_after_s
+
+
+class DeadlineError(TgiError):
+    """The client's own time limit passed before there was anything to answer with."""
+
+    error_type = "timeout"
+    http_status = 503
+
+    def __init__(self, timeout_s: float, retry_after_s: int) -> None:
+        super().__init__(
+            f"No token within the {timeout_s:g} s of X-Request-Timeout: try again later"
+        )
         self.retry_after_s = retry_after_s
 
 

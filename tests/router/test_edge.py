@@ -57,7 +57,9 @@ def test_options_are_answered_on_any_path(make_server: MakeServer) -> None:
         response = httpx.options(server.url + path)
         assert (response.status_code, response.content) == (200, b"")
         assert response.headers["access-control-allow-methods"] == "GET,POST"
-        assert response.headers["access-control-allow-headers"] == "content-type,authorization"
+        assert response.headers["access-control-allow-headers"] == (
+            "content-type,authorization,x-request-timeout"
+        )
         assert response.headers["access-control-allow-origin"] == "*"
 
 

@@ -3,6 +3,7 @@ import pytest
 
 from tests.conftest import LIMITS, MakeServer
 from tgi_llamacpp.errors import (
+    DeadlineError,
     GenerationError,
     IncompleteError,
     OverloadedError,
@@ -65,6 +66,7 @@ def test_every_failure_that_tgi_counts_is_counted_under_its_name() -> None:
     metrics = Metrics(LIMITS)
     for error in (
         OverloadedError(1),
+        DeadlineError(0.5, 1),
         ValidationError("x"),
         ValidationError("y"),
         TemplateError("x"),
@@ -76,12 +78,13 @@ def test_every_failure_that_tgi_counts_is_counted_under_its_name() -> None:
     metrics.count_dropped()
     lines = metrics.render(None).splitlines()
     start = lines.index("# TYPE tgi_request_failure counter")
-    assert lines[start + 1 : start + 8] == [
+    assert lines[start + 1 : start + 9] == [
         'tgi_request_failure{err="dropped"} 1',
         'tgi_request_failure{err="generation"} 1',
         'tgi_request_failure{err="incomplete"} 1',
         'tgi_request_failure{err="overloaded"} 1',
         'tgi_request_failure{err="template"} 1',
+        'tgi_request_failure{err="timeout"} 1',
         'tgi_request_failure{err="validation"} 2',
         "",
     ]

@@ -14,7 +14,7 @@ _VARY = (b"vary", b"origin, access-control-request-method, access-control-reques
 _PREFLIGHT = [
     (b"access-control-allow-methods", b"GET,POST"),
     # TGI allows content-type alone, which keeps browsers away from a server with a key.
-    (b"access-control-allow-headers", b"content-type,authorization"),
+    (b"access-control-allow-headers", b"content-type,authorization,x-request-timeout"),
     (b"content-length", b"0"),
 ]
 

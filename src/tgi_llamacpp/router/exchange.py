@@ -24,7 +24,8 @@ from tgi_llamacpp.router.body import (
     decode_quickly,
     read_body,
 )
-from tgi_llamacpp.router.generation import RunningSequence
+from tgi_llamacpp.router.deadline import Deadline, read_deadline
+from tgi_llamacpp.router.generation import Generation, Planned, RunningSequence
 from tgi_llamacpp.router.json_format import dumps
 from tgi_llamacpp.router.metrics import RequestTimes
 from tgi_llamacpp.router.services import Services
@@ -53,6 +54,7 @@ class Exchange:
         self.scope = scope
         self.error_text = error_text  # how errors are said; a dispatching handler may change it
         self.started_s = time.perf_counter()
+        self.deadline: Deadline | None = None  # known once it is read
         self.is_answered = False
         self._receive = receive
         self._send = send
@@ -61,9 +63,10 @@ class Exchange:
         """The body as a typed request.
 
         Raises:
-            BodyError: it is none; ClientDisconnected: it never came; OverloadedError: too many
-            are being read.
+            BodyError: it is none, or X-Request-Timeout is wrong; ClientDisconnected: it never
+            came; OverloadedError: too many are being read.
         """
+        self.deadline = read_deadline(self.scope, self.started_s)
         limit = self.services.config.limits.payload_limit
         with self.services.bodies.hold() as take:
             body = await read_body(self.scope, self._receive, limit, take)
@@ -77,6 +80,10 @@ class Exchange:
         if len(body) > SLOW_BYTES:
             return await self.services.text.pool.run(decode_exactly, body, shape)
         return decode_exactly(body, shape)
+
+    def generate(self, plans: list[Planned], *, keep_stop: bool) -> Generation:
+        """Run these until the request's deadline. Raises DeadlineError where that is past."""
+        return Generation(self.services, plans, keep_stop=keep_stop, deadline=self.deadline)
 
     async def while_connected(self, work: Coroutine[object, object, T]) -> T:
         """Do `work`, or cancel it as soon as the client is gone.

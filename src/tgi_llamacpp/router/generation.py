@@ -7,6 +7,7 @@ events. Rows come from router/mailbox.py.
 
 from __future__ import annotations
 
+import asyncio
 import enum
 import math
 import time
@@ -16,7 +17,9 @@ from typing import NamedTuple
 
 import msgspec
 
+from tgi_llamacpp.errors import DeadlineError
 from tgi_llamacpp.messages import Finish, SamplingParams
+from tgi_llamacpp.router.deadline import Deadline
 from tgi_llamacpp.router.detokenizer import Detokenizer
 from tgi_llamacpp.router.mailbox import NO_TOKEN, Alternatives, Mailbox, Row
 from tgi_llamacpp.router.metrics import RequestTimes
@@ -51,6 +54,7 @@ class TokenEvent(NamedTuple):
     visible: str
     finish: FinishReason | None
     alternatives: Alternatives | None
+    is_token: bool = True  # else an end without a token, with an id that can stand for it
 
     @property
     def num_characters(self) -> int:
@@ -59,8 +63,9 @@ class TokenEvent(NamedTuple):
 
 
 def mean_logprob(events: Sequence[TokenEvent]) -> float:
-    """By what candidates are compared; -inf where it is not a number, 0 without tokens."""
-    mean = sum(event.logprob for event in events) / max(len(events), 1)
+    """By what candidates are compared; -inf where it is not a number, or there are no tokens."""
+    logprobs = [event.logprob for event in events if event.is_token]
+    mean = sum(logprobs) / len(logprobs) if logprobs else -math.inf
     return -math.inf if math.isnan(mean) else mean
 
 
@@ -99,6 +104,13 @@ class SequenceText:
     def end_empty(self) -> None:
         """There is no token: none was asked for."""
         self.finish = FinishReason.LENGTH
+
+    def end_early(self, end_id: int) -> TokenEvent:
+        """There is no time for more: what was held back, and the end."""
+        visible = self._end(Finish.LENGTH)
+        return TokenEvent(
+            self._choice, end_id, visible, 0.0, True, visible, self.finish, None, is_token=False
+        )
 
     def _end(self, finish: int) -> str:
         """Settle the reason; returns text that was still held back."""
@@ -164,16 +176,34 @@ class RunningSequence:
         )
 
 
+def _has_begun(sequence: RunningSequence) -> bool:
+    return sequence.text.num_tokens > 0 or sequence.finished_s is not None
+
+
 class Generation:
     """All sequences of one request, submitted together; leaves nothing running behind.
 
-    Use as a context manager. Choice i of the events is `plans[i]`.
+    Use as a context manager. Choice i of the events is `plans[i]`. At its deadline what is not
+    finished ends for its length.
     """
 
-    def __init__(self, services: Services, plans: list[Planned], *, keep_stop: bool) -> None:
+    def __init__(
+        self,
+        services: Services,
+        plans: list[Planned],
+        *,
+        keep_stop: bool,
+        deadline: Deadline | None = None,
+    ) -> None:
+        """Raises DeadlineError where there is no time left."""
+        self._services = services
         self._engine = services.engine
-        self._scope = services.cache_scope
         self._mailbox = Mailbox()
+        self._deadline = deadline
+        self._is_late = False
+        self._timer: asyncio.TimerHandle | None = None
+        if deadline is not None:
+            self._set_timer(deadline)
         self._num_unfinished = len(plans)
         self.sequences: list[RunningSequence] = []
         try:
@@ -183,7 +213,7 @@ class Generation:
                 )
                 self.sequences.append(self._start(plan, choice, text))
         except BaseException:
-            self._abort_all()
+            self.__exit__(None, None, None)
             raise
 
     @property
@@ -214,9 +244,17 @@ class Generation:
 
         Raises:
             TgiError: a sequence can give no more tokens.
+            DeadlineError: there was no time for a single one.
         """
+        rows = self._mailbox.take_now() if self._is_late else await self._mailbox.take()
+        events = self._push(rows)
+        if self._is_late and not self.is_finished:
+            events += self._end_early()
+        return events
+
+    def _push(self, rows: Iterable[Row]) -> list[TokenEvent]:
         events: list[TokenEvent] = []
-        for row in await self._mailbox.take():
+        for row in rows:
             sequence = self.sequences[row.choice]
             if sequence.finished_s is not None:
                 continue  # decoded past a stop string
@@ -236,7 +274,39 @@ class Generation:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: object
     ) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
         self._abort_all()
+
+    def _set_timer(self, deadline: Deadline) -> None:
+        if not deadline.left_s:
+            raise self._deadline_error(deadline)
+        loop = asyncio.get_running_loop()
+        self._timer = loop.call_later(deadline.left_s, self._on_deadline)
+
+    def _on_deadline(self) -> None:
+        """Leave the engine now, and wake the task, which may be busy with its client."""
+        self._is_late = True
+        self._abort_all()
+        self._mailbox.poke()
+
+    def _end_early(self) -> list[TokenEvent]:
+        """The ends of all that is not finished, where there is something to show."""
+        assert self._deadline is not None
+        has_scores = all(one.scores is None or one.scores.is_complete for one in self.sequences)
+        if not has_scores or not any(map(_has_begun, self.sequences)):
+            raise self._deadline_error(self._deadline)
+        self._services.metrics.count_partial()
+        ready = self._engine.ready
+        end_id = next(iter(ready.eog_ids), 0) if ready is not None else 0
+        unfinished = [one for one in self.sequences if one.finished_s is None]
+        for sequence in unfinished:
+            sequence.finished_s = time.perf_counter()
+        self._num_unfinished = 0
+        return [sequence.text.end_early(end_id) for sequence in unfinished]
+
+    def _deadline_error(self, deadline: Deadline) -> DeadlineError:
+        return DeadlineError(deadline.timeout_s, self._services.permits.retry_after_s(1))
 
     def _start(self, plan: Planned, choice: int, text: SequenceText) -> RunningSequence:
         """Submit a sequence. Of those with one prompt the first has it scored for all."""
@@ -254,7 +324,7 @@ class Generation:
             plan.params(),
             choice=choice,
             ignore_eog=request.ignore_eog,
-            scope=self._scope,
+            scope=self._services.cache_scope,
             prompt_logprobs=prompt_logprobs,
         )
 

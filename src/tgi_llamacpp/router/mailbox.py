@@ -59,6 +59,11 @@ class Mailbox:
         if waiter is not None and not waiter.done():
             waiter.set_result(None)
 
+    def take_now(self) -> list[Row]:
+        """All rows since the last call; may be none."""
+        rows, self._rows = self._rows, []
+        return rows
+
     async def take(self) -> list[Row]:
         """All rows since the last call; waits for the first. Empty after a `poke` without rows.
 
@@ -72,5 +77,4 @@ class Mailbox:
             await self._waiter
             if not self._rows and self._error is not None:
                 raise self._error
-        rows, self._rows = self._rows, []
-        return rows
+        return self.take_now()

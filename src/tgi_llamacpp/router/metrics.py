@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 from tgi_llamacpp.config import LimitsConfig
 from tgi_llamacpp.errors import (
+    DeadlineError,
     EngineUnavailable,
     GenerationError,
     IncompleteError,
@@ -31,6 +32,7 @@ _FAILURES: tuple[tuple[type[TgiError], str], ...] = (
     (IncompleteError, "incomplete"),
     (EngineUnavailable, "incomplete"),
     (GenerationError, "generation"),
+    (DeadlineError, "timeout"),
 )
 _DROPPED = "dropped"
 _NUM_LENGTH_BUCKETS = 100
@@ -60,6 +62,7 @@ def _no_failures() -> dict[str, int]:
 class _Counters:
     num_requests: int = 0
     num_successes: int = 0
+    num_partial: int = 0
     # All are there from the start: a first failure shows as an increase.
     num_failures: dict[str, int] = field(default_factory=_no_failures)
 
@@ -91,6 +94,10 @@ class Metrics:
     def count_dropped(self) -> None:
         """The client went away before its answer was complete."""
         self._count_failure(_DROPPED)
+
+    def count_partial(self) -> None:
+        """A generation ends at its client's deadline, with what there is."""
+        self._counters.num_partial += 1
 
     def observe_valid(self, num_input: int, max_new_tokens: int) -> None:
         """A request passed validation."""
@@ -143,4 +150,10 @@ class Metrics:
                 "Number of successful requests",
             ),
             *prometheus.counters("tgi_request_failure", "err", now.num_failures),
+            *prometheus.single(
+                "tgi_llamacpp_partial_answers",
+                "counter",
+                now.num_partial,
+                "Answers ended at X-Request-Timeout with what there was",
+            ),
         ]

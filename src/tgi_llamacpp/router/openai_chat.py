@@ -51,7 +51,7 @@ async def _run(exchange: Exchange, request: ChatRequest, num_choices: int) -> No
         valid = await _validate(request, prompt, services)
         plans = plan_choices(valid, num_choices)
         headers = render_tgi.compute_headers(services.config.compute_type, len(prompt.text))
-        with Generation(services, plans, keep_stop=False) as generation:
+        with exchange.generate(plans, keep_stop=False) as generation:
             if request.stream:
                 fold = _ChatFold(services, request, generation)
                 await stream_chunks(exchange, generation, fold, headers)
@@ -68,7 +68,7 @@ async def chat_text(exchange: Exchange, request: ChatRequest) -> str:
     with services.permits.hold(1):
         prompt = await render_prompt(request, services)
         valid = await _validate(request, prompt, services)
-        with Generation(services, plan_choices(valid, 1), keep_stop=False) as generation:
+        with exchange.generate(plan_choices(valid, 1), keep_stop=False) as generation:
             events = await collect(generation)
     exchange.report_success(generation.sequences)
     return "".join(event.visible for event in events[0])
@@ -216,7 +216,7 @@ class _ChatFold:
 
     def render(self, event: TokenEvent) -> str:
         chunk = ""
-        if event.visible or self._request.logprobs:
+        if event.visible or (self._request.logprobs and event.is_token):
             logprobs = _logprobs(self._request, [event], self._services)
             delta = f'{{"content":{quote(event.visible)}}}'
             chunk = self._chunk(render_openai.chat_delta(event.choice, delta, logprobs))

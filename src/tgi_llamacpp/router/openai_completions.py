@@ -72,7 +72,7 @@ async def _run(exchange: Exchange, request: CompletionRequest, num_choices: int)
         )
         echoes = await _echoes(request, prompts, texts, services)
         echoed = [echo for echo in echoes for _ in range(num_choices)]
-        with Generation(services, plans, keep_stop=False) as generation:
+        with exchange.generate(plans, keep_stop=False) as generation:
             if request.stream:
                 fold = _CompletionFold(services, request, generation, echoed)
                 await stream_chunks(exchange, generation, fold, headers)

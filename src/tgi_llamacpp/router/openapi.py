@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from tgi_llamacpp import __version__
 from tgi_llamacpp.config import RouterConfig
+from tgi_llamacpp.router.deadline import HEADER, MAX_TIMEOUT_S
 from tgi_llamacpp.router.forecast import MAX_RETRY_AFTER_S
 from tgi_llamacpp.router.openapi_answers import answers, either
 from tgi_llamacpp.router.openapi_notes import annotate
@@ -19,7 +20,7 @@ _PLAIN: Schema = {"text/plain": {"schema": {"type": "string"}}}
 _BODY_STATUSES = (400, 413, 415)
 _WORK_STATUSES = (424, 429, 500, 503)
 _REASONS = {
-    400: "The body is no JSON.",
+    400: "The body is no JSON, or X-Request-Timeout no such number.",
     401: "The API key is missing or wrong.",
     404: "There is no such thing.",
     413: "The body is larger than the payload limit.",
@@ -28,7 +29,13 @@ _REASONS = {
     424: "The engine gave up on the request.",
     429: "The server is full.",
     500: "The generation broke off, or the server has a bug.",
-    503: "There is no engine at the moment.",
+    503: "There is no engine, the server stops, or X-Request-Timeout passed before a token.",
+}
+_TIMEOUT: Schema = {
+    "name": HEADER,
+    "in": "header",
+    "description": "Seconds from the request's arrival to the end of its answer, as far as it is.",
+    "schema": {"type": "number", "exclusiveMinimum": 0, "maximum": MAX_TIMEOUT_S},
 }
 _RETRY_AFTER: Schema = {
     "retry-after": {
@@ -77,8 +84,11 @@ def _operation(
     if asks_key:
         result["security"] = [{_KEY: []}]
     names = [part[1:-1] for part in path.split("/") if part.startswith("{")]
-    if names:
-        result["parameters"] = [_path_parameter(name, operation) for name in names]
+    parameters = [_path_parameter(name, operation) for name in names]
+    if operation.body is not None and operation.is_work:
+        parameters.append(_TIMEOUT)
+    if parameters:
+        result["parameters"] = parameters
     if operation.body is not None:
         schema = operation.body.schema(definitions)
         result["requestBody"] = {

@@ -113,7 +113,7 @@ async def _predict(exchange: Exchange, instance: GenerateRequest | ChatRequest) 
     services.metrics.count_request()
     check_best_of(instance.parameters.best_of, services)
     instance.parameters.decoder_input_details = False  # a text has no place for them
-    winner, _ = pick(await run_whole(services, instance))
+    winner, _ = pick(await run_whole(exchange, instance))
     exchange.report_success([winner.sequence])
     prefix = instance.inputs if instance.parameters.return_full_text else ""
     return prefix + winner.text

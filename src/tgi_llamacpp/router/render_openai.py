@@ -89,7 +89,7 @@ def text_choice(index: int, text: str, logprobs: str, finish: FinishReason | Non
 
 def chat_logprobs(events: Iterable[TokenEvent], detokenizer: Detokenizer, num_top: int) -> str:
     """`logprobs` of a chat choice: one item a token, with `num_top` alternatives."""
-    items = (_chat_logprob(event, detokenizer, num_top) for event in events)
+    items = (_chat_logprob(event, detokenizer, num_top) for event in events if event.is_token)
     return f'{{"content":[{",".join(items)}],"refusal":null}}'
 
 
@@ -120,6 +120,8 @@ class TextLogprob(NamedTuple):
 def generated_logprobs(events: Iterable[TokenEvent], offset: int) -> Iterator[TextLogprob]:
     """`offset` is the first token's."""
     for event in events:
+        if not event.is_token:
+            continue
         yield TextLogprob(event.id, event.logprob, event.alternatives or [], offset)
         offset += event.num_characters
 

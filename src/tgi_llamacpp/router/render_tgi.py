@@ -92,7 +92,7 @@ class FinishedSequence:
     def __init__(self, sequence: RunningSequence, events: Sequence[TokenEvent]) -> None:
         self.sequence = sequence
         self.text = "".join(event.visible for event in events)
-        self._events = events
+        self._events = [event for event in events if event.is_token]
 
     @property
     def mean_logprob(self) -> float:

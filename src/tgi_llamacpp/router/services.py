@@ -46,6 +46,10 @@ class Permits:
         self._forecast = forecast
         self.num_used = 0
 
+    def retry_after_s(self, num_missing: int) -> int:
+        """Whole seconds until so many of those that run or wait will have ended."""
+        return self._forecast.retry_after_s(num_missing, self.num_used)
+
     @contextmanager
     def hold(self, num_permits: int) -> Iterator[None]:
         """All or nothing, given back at the end of the block.
@@ -55,7 +59,7 @@ class Permits:
         """
         if self.num_used + num_permits > self.max_permits:
             num_missing = self.num_used + num_permits - self.max_permits
-            raise OverloadedError(self._forecast.retry_after_s(num_missing, self.num_used))
+            raise OverloadedError(self.retry_after_s(num_missing))
         self.num_used += num_permits
         try:
             yield

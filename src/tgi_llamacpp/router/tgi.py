@@ -56,7 +56,7 @@ async def answer_whole(
     services, parameters = exchange.services, request.parameters
     services.metrics.count_request()
     check_best_of(parameters.best_of, services)
-    finished = await exchange.while_connected(run_whole(services, request))
+    finished = await exchange.while_connected(run_whole(exchange, request))
     winner, losers = pick(finished)
     if parameters.return_full_text:
         for sequence in finished:
@@ -79,13 +79,13 @@ async def answer_whole(
     )
 
 
-async def run_whole(services: Services, request: GenerateRequest) -> list[FinishedSequence]:
+async def run_whole(exchange: Exchange, request: GenerateRequest) -> list[FinishedSequence]:
     """All candidates of one request, in order."""
-    parameters = request.parameters
+    services, parameters = exchange.services, request.parameters
     num_sequences = max(parameters.best_of or 1, 1)
     with services.permits.hold(num_sequences):
         valid = await validate(services, request.inputs, parameters, _RULES)
-        with Generation(services, _plans(valid, num_sequences), keep_stop=True) as generation:
+        with exchange.generate(_plans(valid, num_sequences), keep_stop=True) as generation:
             events: list[list[TokenEvent]] = [[] for _ in range(num_sequences)]
             while not generation.is_finished:
                 for event in await generation.next_events():
@@ -113,7 +113,7 @@ async def _stream(
             check_streamable(request.parameters)
             with services.permits.hold(1):
                 valid = await validate(services, request.inputs, request.parameters, _RULES)
-                with Generation(services, _plans(valid, 1), keep_stop=True) as generation:
+                with exchange.generate(_plans(valid, 1), keep_stop=True) as generation:
                     fold = _StreamFold(services, request, generation)
                     while not generation.is_finished:
                         data = fold.render(await generation.next_events())
