@@ -5,8 +5,9 @@ VENV ?= .venv
 SANITIZE ?= 0
 BIN := $(VENV)/bin
 CORE_BUILD := build/core-$(SANITIZE)
+FUZZ_INPUTS ?= 20000
 
-.PHONY: build tools check test test-long test-native serve bench wheel clean
+.PHONY: build tools check test test-long test-native test-fuzz test-sanitizers serve bench wheel clean
 
 build: build/.installed  ## an editable install in .venv; afterwards only what changed
 	@$(BIN)/cmake --build build/editable
@@ -35,17 +36,23 @@ check: build/.tools  ## needs no compiler
 	$(BIN)/mypy
 	$(BIN)/clang-format --dry-run -Werror $$(find csrc -name '*.h' -o -name '*.cpp')
 
-test: build test-native
+test: build test-native test-fuzz
 	$(BIN)/python -m pytest
 
 test-long: build  ## what is marked long, such as clients in environments of their own
+	$(MAKE) test-fuzz FUZZ_INPUTS=1000000
 	$(BIN)/python -m pytest -m long
 
-test-native: build/.tools  ## the C++ core alone; SANITIZE=1 runs it under the sanitizers
-	@$(BIN)/cmake -S csrc -B $(CORE_BUILD) -G Ninja -DSANITIZE=$(SANITIZE) \
-	  -DCMAKE_MAKE_PROGRAM="$(CURDIR)/$(BIN)/ninja" >build/core.log
-	@$(BIN)/cmake --build $(CORE_BUILD)
+core = $(BIN)/cmake -S csrc -B $(1) -G Ninja -DSANITIZE=$(2) \
+  -DCMAKE_MAKE_PROGRAM="$(CURDIR)/$(BIN)/ninja" >build/core.log && $(BIN)/cmake --build $(1)
+
+test-native: build/.tools  ## the C++ core alone; SANITIZE=address or thread: under sanitizers
+	@$(call core,$(CORE_BUILD),$(SANITIZE))
 	@$(BIN)/ctest --test-dir $(CORE_BUILD) --output-on-failure
+
+test-fuzz: build/.tools  ## the sampler on any parameters and logits, under the sanitizers
+	@$(call core,build/core-address,address) --target fuzz_sampler
+	@build/core-address/fuzz_sampler $(FUZZ_INPUTS)
 
 serve: build  ## the demo model on port 3000
 	$(BIN)/tgi-llamacpp demo

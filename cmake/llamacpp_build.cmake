@@ -32,6 +32,10 @@ if(NOT llamacpp_native AND NOT llamacpp_cpu_arm_arch)
   set(GGML_BACKEND_DL ON)
   set(GGML_CPU_ALL_VARIANTS ON)
 endif()
+if(SANITIZE STREQUAL thread) # a race is between two places: ggml's have to be watched as well
+  set(LLAMA_SANITIZE_THREAD ON)
+  set(GGML_SANITIZE_THREAD ON)
+endif()
 set(CMAKE_INSTALL_RPATH "$ORIGIN")
 # llama.cpp asks git for a commit; unless its source is a checkout, that would be this project's.
 set(ENV{GIT_CEILING_DIRECTORIES} "${llamacpp_source}/..")

@@ -53,7 +53,7 @@ class LogitChanges {
     History history_;
     Penalties penalties_;
     Dry dry_;
-    const std::vector<Dry::Repeat> no_repeats_;
+    const std::vector<Dry::Repeat> no_repeats_{};
     PenalizedTokens tokens_;
 };
 

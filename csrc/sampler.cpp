@@ -124,7 +124,7 @@ struct Sampler::State {
     SamplerParams params;
     LogitChanges changes;
     Mirostat mirostat;
-    const PenalizedTokens no_tokens;
+    const PenalizedTokens no_tokens{};
     std::vector<int32_t> first_penalized;
     std::vector<int32_t> no_groups;
     RowSummary summary;

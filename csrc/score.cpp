@@ -26,7 +26,7 @@ struct Scorer::State {
     float logprob_of(float logit) const noexcept;
 
     int32_t num_vocab;
-    const PenalizedTokens no_tokens;
+    const PenalizedTokens no_tokens{};
     std::vector<int32_t> no_groups;
     RowSummary summary;
     BestBuffers best;
