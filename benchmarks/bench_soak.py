@@ -1,4 +1,4 @@
-"""Whether memory stays flat under hours of everything: both processes, sampled under mixed load.
+"""Whether memory stays flat under everything at once: all processes, sampled under mixed load.
 
     python -m benchmarks.bench_soak --minutes 20
     python -m benchmarks.bench_soak --minutes 3 --model 135M
@@ -73,6 +73,8 @@ def main() -> int:
     parser.add_argument("--name", default="soak", help="of the result file")
     parser.add_argument("--results-dir", type=Path, default=RESULTS_DIR)
     options = parser.parse_args()
+    if options.minutes < 1:
+        parser.error("--minutes below 1 has too few samples for a slope")
     try:
         return _run(options)
     except BenchError as error:
@@ -101,21 +103,23 @@ def _command(options: argparse.Namespace, port: int) -> list[str]:
         *(sys.executable, "-m", "tgi_llamacpp", "serve", "--model-id", str(model)),
         *("--hostname", "127.0.0.1", "--port", str(port), "--n-threads", str(options.threads)),
         *("--max-batch-size", "8", "--max-concurrent-requests", "64"),
+        *("--cache-ram", "64"),  # full long before the warm-up ends
     ]
 
 
 async def _soak(url: str, pid: int, options: argparse.Namespace) -> Soak:
     soak = Soak()
-    names = {"router": pid, "engine": children(pid)[0]}
+    engine = children(pid)["engine"]
     parts = urlsplit(url)
     host, port = parts.hostname or "", parts.port or 0
     start_s = time.monotonic()
     until_s = start_s + options.minutes * 60
 
     def look(into: dict[str, list[Sample]]) -> None:
-        if children(pid) != [names["engine"]]:
+        processes = {"router": pid, **children(pid)}
+        if processes.get("engine") != engine:
             raise BenchError("the engine is another one: it died under the load")
-        for name, process in names.items():
+        for name, process in processes.items():
             sample = take_sample(process, round(time.monotonic() - start_s, 2), soak.num_requests)
             into.setdefault(name, []).append(sample)
 
@@ -144,17 +148,19 @@ async def _client(soak: Soak, host: str, port: int, dice: random.Random, until_s
 def _show(soak: Soak) -> None:
     if len(soak.samples["router"]) % 15:
         return
-    router, engine = soak.samples["router"][-1], soak.samples["engine"][-1]
+    latest = {name: samples[-1] for name, samples in soak.samples.items()}
     held = "  ".join(
         f"{name} {sample.rss_kib} KiB {sample.num_fds} files {sample.num_threads} threads"
-        for name, sample in (("router", router), ("engine", engine))
+        for name, sample in latest.items()
     )
-    print(f"{router.at_s:7.0f} s {router.num_requests:7d} requests  {held}", flush=True)
+    at_s = latest["router"].at_s
+    print(f"{at_s:7.0f} s {soak.num_requests:7d} requests  {held}", flush=True)
 
 
 def _result(soak: Soak, options: argparse.Namespace) -> dict[str, Any]:
     processes = {name: analyse(samples) for name, samples in soak.samples.items()}
-    for name, (before, after) in soak.at_rest.items():
+    for name, looks in soak.at_rest.items():
+        before, after = looks[0], looks[-1]
         processes[name]["files_at_rest"] = [before.num_fds, after.num_fds]
         processes[name]["threads_at_rest"] = [before.num_threads, after.num_threads]
     verdicts = [analysis["verdict"] for analysis in processes.values()]
@@ -212,13 +218,13 @@ def format_result(result: dict[str, Any]) -> str:
             memory = analysis[kind]
             by_minute, by_requests = memory["per_minute"], memory["per_1000_requests"]
             lines.append(
-                f"{name:7} {kind[:3]} {memory['start']:8d} to {memory['end']:8d} KiB, "
+                f"{name:16} {kind[:3]} {memory['start']:8d} to {memory['end']:8d} KiB, "
                 f"{by_minute[0]:+8.1f} ± {by_minute[1]:.1f} KiB a minute, "
                 f"{by_requests[0]:+8.1f} ± {by_requests[1]:.1f} KiB for 1000 requests"
             )
         files, threads = analysis["files_at_rest"], analysis["threads_at_rest"]
         lines.append(
-            f"{name:7} at rest before and after: {files[0]}, {files[1]} files, "
+            f"{name:16} at rest before and after: {files[0]}, {files[1]} files, "
             f"{threads[0]}, {threads[1]} threads: {analysis['verdict']}"
         )
     lines.append(f"{result['verdict']}; {len(result['problems'])} problems")

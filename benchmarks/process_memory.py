@@ -49,9 +49,11 @@ def take_sample(pid: int, at_s: float, num_requests: int) -> Sample:
     )
 
 
-def children(pid: int) -> list[int]:
+def children(pid: int) -> dict[str, int]:
+    """The process ids of those started as `python -m`, by the last part of their module's name."""
     tasks = Path(f"/proc/{pid}/task").iterdir()
-    return [int(child) for task in tasks for child in (task / "children").read_text().split()]
+    found = [int(child) for task in tasks for child in (task / "children").read_text().split()]
+    return {name: child for child in found if (name := _module(child))}
 
 
 def growth(xs: Sequence[float], ys: Sequence[float]) -> Growth:
@@ -74,6 +76,11 @@ def verdict(found: Growth, limit: float) -> str:
     if found.slope + found.margin < limit:
         return "flat"
     return "grows" if found.slope - found.margin > limit else "unclear"
+
+
+def _module(pid: int) -> str:
+    words = Path(f"/proc/{pid}/cmdline").read_text().split("\0")
+    return words[words.index("-m") + 1].rpartition(".")[2] if "-m" in words else ""
 
 
 def _fields(path: Path) -> dict[str, int]:
