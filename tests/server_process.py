@@ -93,6 +93,11 @@ class ServerProcess:
         assert found, f"it ended without {pattern!r}:\n{self.text}"
         return found[0]
 
+    def is_listening(self) -> bool:
+        """Once it answers, or has ended without."""
+        self.wait_for(r"listening on http|^Error: |\"level\": *\"ERROR\"")
+        return any("listening on http" in line for line in self.log)
+
     @property
     def text(self) -> str:
         return "\n".join(self.log)

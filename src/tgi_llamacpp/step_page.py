@@ -79,5 +79,6 @@ class StepPage:
 def create_page_file() -> int:
     """A descriptor of anonymous memory of the page's size, which a child can inherit."""
     fd = os.memfd_create("tgi-llamacpp-step")
+    os.fchmod(fd, 0o600)  # memory of its kind is everybody's by default
     os.ftruncate(fd, SIZE_BYTES)
     return fd
