@@ -84,7 +84,7 @@ class TestFlags:
     def test_every_variable_sets_its_field(self, flag: flags.Flag) -> None:
         assert flag.variable is not None
         samples = ["7", "0.5", "true", "q4-0", "isolate", "off", "row", "/path", "plain", "all"]
-        samples.append("split")
+        samples += ["split", "optimistic"]
         text = next(text for text in samples if _accepts(flag.variable, text))
         config = flags.parse([], {"MODEL_ID": "m", flag.variable: text})
         assert getattr(config, flag.name) != getattr(parse(), flag.name)

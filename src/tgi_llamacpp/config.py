@@ -17,6 +17,7 @@ MIN_STEP_OUTPUTS = 64  # rows of logits that a step can give; prompts are scored
 
 Count = Annotated[int, msgspec.Meta(ge=1, le=MAX_INT32)]
 KvLayout = Literal["auto", "split", "unified"]
+AdmissionPolicy = Literal["reserve", "optimistic"]
 CountOrZero = Annotated[int, msgspec.Meta(ge=0, le=MAX_INT32)]
 Port = Annotated[int, msgspec.Meta(ge=0, le=65535)]
 
@@ -44,6 +45,7 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
     prefix_cache: bool = True
     kv_layout: KvLayout = "auto"  # auto: split where every slot's share fits the budget
     max_host_cache_bytes: int = 0  # of prefixes that have left their slots; 0 keeps none
+    admission: AdmissionPolicy = "reserve"  # by the most that sequences can come to, or a forecast
     type_k: str = "f16"  # ggml's own name: f32, f16, bf16, q8_0, iq4_nl, ...
     type_v: str = "f16"
     extra_eog_ids: list[int] = []  # of generation_config.json
@@ -120,6 +122,7 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True):
     cache_ram: CountOrZero | None = None
     prefix_cache_scope: Literal["key", "all"] = _default(RouterConfig, "prefix_cache_scope")
     kv_layout: KvLayout = _default(EngineConfig, "kv_layout")
+    admission: AdmissionPolicy = _default(EngineConfig, "admission")
     type_k: str = _default(EngineConfig, "type_k")
     type_v: str = _default(EngineConfig, "type_v")
 

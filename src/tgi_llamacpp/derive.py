@@ -118,6 +118,7 @@ def engine_config(
         prefix_cache=not config.disable_prefix_cache,
         kv_layout=config.kv_layout,
         max_host_cache_bytes=derived.cache_ram_mib * _MIB,
+        admission=config.admission,
         type_k=config.type_k,
         type_v=config.type_v,
         extra_eog_ids=extra_eog_ids,

@@ -59,6 +59,9 @@ FLAGS = (
     Flag("type_k", "Type of the K cache, such as f32, f16, bf16, q8-0, q5-1, q4-0."),
     Flag("type_v", "Type of the V cache, such as f32, f16, bf16, q8-0, q5-1, q4-0."),
     Flag("kv_layout", "KV cache: a share for each slot, or one pool of the budget's size."),
+    Flag(
+        "admission", "Run what fits the budget at its longest, or as outputs have come out lately."
+    ),
     Flag("disable_prefix_cache", "Compute every prompt from its first token."),
     Flag(
         "cache_ram",

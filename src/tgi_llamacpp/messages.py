@@ -260,6 +260,7 @@ class Stats(msgspec.Struct, frozen=True, array_like=True, tag="stats", gc=False)
     num_mixed_tokens: int = 0  # and how many prompt tokens,
     mixed_error_s: float = 0.0  # and how far off their predicted times were, summed
     num_late_steps: int = 0  # steps with decode rows that took longer than the latency target
+    num_preempted: int = 0  # sequences that had to give way for a while
 
     prefix: PrefixStats = msgspec.field(default_factory=PrefixStats)
     num_tokens_ahead: int = 0  # that all who run or wait may still come to, prompts included

@@ -147,6 +147,8 @@ def simulation_of(
     budget: int,
     min_prefix_tokens: int | None = None,
     host_bytes: int = 0,
+    *,
+    is_optimistic: bool = False,
 ) -> Simulation:
     runner = UnrulyRunner(limits, eog_chance=EOG_CHANCE)
     budget = max(MAX_SEQUENCE_TOKENS, min(budget, limits.max_pool_tokens))
@@ -154,6 +156,7 @@ def simulation_of(
         "max_budget_tokens": budget,
         "min_prefix_tokens": min_prefix_tokens,
         "max_host_cache_bytes": host_bytes,
+        "is_optimistic": is_optimistic,
     }
     if limits.is_unified and min_prefix_tokens is not None:  # so some slots are for parked cells
         limits = replace(limits, num_slots=-(-limits.num_slots // 2))
@@ -189,6 +192,7 @@ def check_ends(simulation: Simulation, coming: list[Arrival], aborted: set[int])
     coming=arrivals(),
     min_prefix_tokens=MIN_PREFIX_TOKENS,
     host_bytes=HOST_BYTES,
+    is_optimistic=st.booleans(),
 )
 @settings(max_examples=200, deadline=None)
 def test_every_sequence_ends_once_with_the_text_of_running_alone(
@@ -197,10 +201,43 @@ def test_every_sequence_ends_once_with_the_text_of_running_alone(
     coming: list[Arrival],
     min_prefix_tokens: int | None,
     host_bytes: int,
+    is_optimistic: bool,
 ) -> None:
-    simulation = simulation_of(limits, budget, min_prefix_tokens, host_bytes)
+    simulation = simulation_of(
+        limits, budget, min_prefix_tokens, host_bytes, is_optimistic=is_optimistic
+    )
     aborted = play(simulation, coming, limits)
     check_ends(simulation, coming, aborted)
+
+
+@given(
+    limits=runner_limits(),
+    num_short=st.integers(5, 40),
+    num_long=st.integers(2, 12),
+    min_prefix_tokens=MIN_PREFIX_TOKENS,
+)
+@settings(max_examples=100, deadline=None)
+def test_whoever_gives_way_to_a_budget_that_runs_out_is_resumed_with_equal_text(
+    limits: RunnerLimits, num_short: int, num_long: int, min_prefix_tokens: int | None
+) -> None:
+    """Outputs that end early teach a forecast that those after them prove wrong."""
+    simulation = simulation_of(limits, 96, min_prefix_tokens, is_optimistic=True)
+    teach_that_outputs_are_short(simulation, num_short)
+    coming = [Arrival(0, submit_of(n, 2, 46, ignore_eog=True), None) for n in range(num_long)]
+    play(simulation, coming, limits)
+    check_ends(simulation, coming, set())
+    num_preempted = simulation.scheduler.counters.num_preempted
+    assert num_preempted <= 10 + limits.num_slots + num_long // 20
+    assert simulation.finished_at[0] == min(simulation.finished_at.values())
+
+
+def teach_that_outputs_are_short(simulation: Simulation, num_outputs: int) -> None:
+    """Clients hang up after a token, as they do at a stop string."""
+    for seq_id in range(1000, 1000 + num_outputs):
+        simulation.submit(submit_of(seq_id, 2, 46, ignore_eog=True))
+        while not simulation.texts[seq_id]:
+            simulation.turn()
+        simulation.scheduler.abort([seq_id])
 
 
 @given(

@@ -24,7 +24,7 @@ class EngineLimits:
 
     max_running: int
     max_sequence_tokens: int  # prompt and output of one sequence
-    max_budget_tokens: int  # present and reserved, of all running sequences
+    max_budget_tokens: int  # of all running sequences: reserved, or if optimistic present
     max_step_tokens: int  # rows of one step
     max_top_tokens: int  # alternatives beside one output token
     num_vocab: int
@@ -32,6 +32,7 @@ class EngineLimits:
     min_prefix_tokens: int | None  # shorter ones are not shared; None: there is no prefix cache
     max_host_cache_bytes: int = 0  # of the prefix cache's tier in host memory; 0: there is none
     target_itl_s: float = 0.0  # the longest that a step with decode rows shall take; 0 is no target
+    is_optimistic: bool = False  # sequences run that may come to more than the budget together
 
 
 def resolve_limits(
@@ -74,6 +75,7 @@ def resolve_limits(
         min_prefix_tokens=_min_prefix_tokens(runner) if config.prefix_cache else None,
         max_host_cache_bytes=config.max_host_cache_bytes if config.prefix_cache else 0,
         target_itl_s=config.target_itl_ms / 1000,
+        is_optimistic=config.admission == "optimistic",
     )
     return limits, notes
 

@@ -152,6 +152,7 @@ class EngineLoop:
                 num_late_steps=counters.num_late_steps,
                 num_tokens_ahead=scheduler.num_tokens_ahead,
                 host=scheduler.host_stats(),
+                num_preempted=counters.num_preempted,
             )
         )
 

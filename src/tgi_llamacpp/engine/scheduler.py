@@ -1,8 +1,7 @@
-"""Which sequences run: queue, admission within the budget, commit, finish, preemption, abort.
+"""What a sequence goes through: submit, start, commit of its steps, finish, preemption, abort.
 
 Knows ids and counts, no text, no socket and no model. One turn of the loop is `schedule`, the
-runner's step, `commit`. Admission is first come first served and strict: nothing overtakes the
-oldest that waits, and it reserves the most tokens that it can come to, so that nobody starves.
+runner's step, `commit`. Who may run is admission.py's affair, where they sit placement.py's.
 """
 
 from __future__ import annotations
@@ -11,11 +10,11 @@ import logging
 import math
 import time
 from array import array
-from collections import OrderedDict
 from collections.abc import Callable
 
 import numpy as np
 
+from tgi_llamacpp.engine.admission import Admission
 from tgi_llamacpp.engine.cost_model import CostModel, WidthCurve
 from tgi_llamacpp.engine.host_cache import HostCache
 from tgi_llamacpp.engine.host_tier import HostTier
@@ -63,13 +62,9 @@ class Scheduler:
             runner, limits.min_prefix_tokens, self.counters, self._host_tier
         )
         self._slots = self._placement.table
-        self._running: dict[int, Sequence] = {}
-        self._waiting: OrderedDict[int, Sequence] = OrderedDict()  # by num_arrival
+        self._admission = Admission(limits)
+        self._running = self._admission.running
         self._num_arrivals = 0
-        self.num_reserved_tokens = 0
-        # After a preemption nothing is admitted until a running sequence has left: what was taken
-        # from the youngest would go back to it, and be taken again.
-        self._is_held = False
         self._transfers_s = 0.0  # that saves and loads took before the step at hand
         self.on_start: Callable[[Sequence], None] = _nobody_asks  # before one gets its slot
         # To be told
@@ -98,13 +93,17 @@ class Scheduler:
 
     @property
     def num_waiting(self) -> int:
-        return len(self._waiting)
+        return self._admission.num_waiting
+
+    @property
+    def num_reserved_tokens(self) -> int:
+        """The most that the running sequences can come to."""
+        return self._admission.num_reserved_tokens
 
     @property
     def num_tokens_ahead(self) -> int:
         """Tokens to compute, at most, until all that run or wait have ended."""
-        everyone = (*self._running.values(), *self._waiting.values())
-        return sum(sequence.num_reserved - sequence.num_computed for sequence in everyone)
+        return self._admission.num_tokens_ahead
 
     @property
     def num_parked_tokens(self) -> int:
@@ -122,11 +121,11 @@ class Scheduler:
         except ValueError as refusal:
             self._failures.append((submit.seq_id, str(refusal)))
             return
-        self._waiting[sequence.seq_id] = sequence
+        self._admission.enqueue(sequence)
 
     def _accept(self, submit: Submit) -> Sequence:
         """Raises ValueError with one sentence for the client."""
-        if submit.seq_id in self._running or submit.seq_id in self._waiting:
+        if submit.seq_id in self._admission:
             raise ValueError(f"sequence {submit.seq_id} is open already: ids are never used twice")
         if reason := check_submit(submit, self.limits):
             raise ValueError(reason)
@@ -152,7 +151,7 @@ class Scheduler:
     def abort(self, seq_ids: list[int]) -> None:
         """Forget sequences and free what they hold; unknown ids are no error."""
         for seq_id in seq_ids:
-            if self._waiting.pop(seq_id, None) is None and seq_id in self._running:
+            if not self._admission.forget_waiting(seq_id) and seq_id in self._running:
                 self._leave(self._running[seq_id], keep=True)
 
     def take_failures(self) -> list[tuple[int, str]]:
@@ -166,7 +165,9 @@ class Scheduler:
 
     def schedule(self, *, may_admit: bool = True) -> Batch | None:
         """Admit what fits, keep the slots dense, and plan the next step; None if nothing runs."""
-        if may_admit and self._waiting:
+        while surplus := self._admission.surplus():
+            self._preempt(surplus, keep=True)
+        if may_admit and self.num_waiting:
             num_running, started_s = len(self._running), time.perf_counter()
             self._admit()
             num_admitted = len(self._running) - num_running
@@ -191,26 +192,14 @@ class Scheduler:
             self.costs.learn(batch.shape, step_s)
 
     def _admit(self) -> None:
-        while self._waiting and not self._is_held:
-            head = next(iter(self._waiting.values()))
-            if not self._fits(head):
-                return
-            del self._waiting[head.seq_id]
+        while self._slots.num_free and (head := self._admission.next()):
             if head.is_over:
                 self._scores.end(head)
             else:
                 self._start(head)
 
-    def _fits(self, sequence: Sequence) -> bool:
-        return (
-            len(self._running) < self.limits.max_running
-            and self._slots.num_free > 0
-            and self.num_reserved_tokens + sequence.num_reserved <= self.limits.max_budget_tokens
-        )
-
     def _start(self, sequence: Sequence) -> None:
-        self._running[sequence.seq_id] = sequence
-        self.num_reserved_tokens += sequence.num_reserved
+        self._admission.start(sequence)
         if not sequence.num_preempted:
             sequence.admitted_s = time.monotonic()
             self._admitted.append(sequence.seq_id)
@@ -221,14 +210,9 @@ class Scheduler:
             self._fail(sequence, str(refusal))
 
     def _leave(self, sequence: Sequence, *, keep: bool) -> None:
-        """Take a running sequence out of its slot, for good or to be preempted.
-
-        keep: its cells may serve others, until they are needed.
-        """
-        del self._running[sequence.seq_id]
-        self.num_reserved_tokens -= sequence.num_reserved
+        """End a running sequence. keep: its cells may serve others, until they are needed."""
+        self._admission.end(sequence)
         self._placement.release(sequence, keep=keep)
-        self._is_held = False
 
     def commit(self, batch: Batch, result: StepResult) -> StepOut | None:
         """Take what a step gave. None where it has to be planned again."""
@@ -333,10 +317,9 @@ class Scheduler:
         """The KV cache is full: what is parked goes, then the youngest, or a lone one ends."""
         if self._placement.evict(num_cells):
             return
-        victim = max(self._running.values(), key=lambda one: one.num_arrival)
+        victim = self._admission.youngest()
         if len(self._running) > 1:
-            self._preempt(victim)
-            self._is_held = True
+            self._preempt(victim, keep=False)
             return
         self._fail(
             victim,
@@ -349,14 +332,12 @@ class Scheduler:
         self._leave(sequence, keep=False)
         self._failures.append((sequence.seq_id, reason))
 
-    def _preempt(self, sequence: Sequence) -> None:
-        """Back into the queue, by age; it resumes with the ids it has."""
-        self._leave(sequence, keep=False)
+    def _preempt(self, sequence: Sequence, *, keep: bool) -> None:
+        """Back into the queue, by age; it resumes with the ids it has, and the cells if kept."""
+        self._admission.requeue(sequence)
+        self._placement.release(sequence, keep=keep)
         sequence.num_preempted += 1
         self.counters.num_preempted += 1
-        self._waiting[sequence.seq_id] = sequence
-        by_age = sorted(self._waiting.values(), key=lambda one: one.num_arrival)
-        self._waiting = OrderedDict((one.seq_id, one) for one in by_age)
 
     def _resync(self, batch: Batch) -> None:
         """A step was cut short: believe the cells that are there; sample and score nothing."""
@@ -367,13 +348,9 @@ class Scheduler:
             sequence.num_computed = min(self._runner.num_cells(sequence.slot), keep)
             is_past = self._runner.num_cells(sequence.slot) > keep
             if is_past and not self._runner.trim(sequence.slot, keep):
-                self._preempt(sequence)
+                self._preempt(sequence, keep=False)
 
     def check_integrity(self) -> None:
         """Raises AssertionError where queue, slots, budget and cells disagree: a bug of ours."""
-        running = list(self._running.values())
-        self._placement.check_integrity(running)
-        reserved = sum(sequence.num_reserved for sequence in running)
-        assert reserved == self.num_reserved_tokens <= self.limits.max_budget_tokens, "budget leaks"
-        assert not self._running.keys() & self._waiting.keys(), "a sequence waits and runs"
-        assert all(sequence.slot is None for sequence in self._waiting.values())
+        self._placement.check_integrity(list(self._running.values()))
+        self._admission.check_integrity()

@@ -44,6 +44,7 @@ def _own_counters(stats: Stats) -> list[str]:
         ("mixed_prefill_tokens", stats.num_mixed_tokens, "Prompt tokens computed in mixed steps"),
         ("mixed_error_seconds", stats.mixed_error_s, "Error of the predicted time of mixed steps"),
         ("late_steps", stats.num_late_steps, "Steps of decoding sequences beyond the target"),
+        ("preempted_sequences", stats.num_preempted, "Times a sequence gave way to be resumed"),
     ):
         lines += prometheus.single(f"tgi_llamacpp_{name}", "counter", value, help_text)
     return lines
