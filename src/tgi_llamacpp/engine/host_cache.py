@@ -7,6 +7,7 @@ Called by host_tier.py.
 
 from __future__ import annotations
 
+import contextlib
 import mmap
 from dataclasses import dataclass
 
@@ -116,10 +117,7 @@ class HostCache:
         while self.num_bytes + num_new + 2 * ENTRY_BYTES * len(self._states) > self.max_bytes:
             self.discard(next(one for one in self._states if one is not pinned))
             self.num_evictions += 1
-        try:
-            return mmap.mmap(-1, num_state_bytes)
-        except (OSError, ValueError):
-            return None
+        return _new_buffer(num_state_bytes)
 
     def add(self, scope: int, ids: Int32s, buffer: mmap.mmap) -> None:
         """Keep a state, in a buffer from make_room, and drop those that it makes needless."""
@@ -159,6 +157,19 @@ class HostCache:
 
 def _pages(num_bytes: int) -> int:
     return -(-num_bytes // mmap.PAGESIZE) * mmap.PAGESIZE
+
+
+def _new_buffer(num_bytes: int) -> mmap.mmap | None:
+    """Pages of the process's own, huge ones where the system has them: new small ones take longer
+    to fill than what is written to them. None where there is no memory.
+    """
+    try:
+        buffer = mmap.mmap(-1, num_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    except (OSError, ValueError):
+        return None
+    with contextlib.suppress(OSError):  # a kernel without them
+        buffer.madvise(mmap.MADV_HUGEPAGE)
+    return buffer
 
 
 def _most_bytes(num_state_bytes: int, num_tokens: int) -> int:
