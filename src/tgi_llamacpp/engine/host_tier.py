@@ -16,7 +16,7 @@ from tgi_llamacpp.messages import HostStats
 
 _GUESSED_S_PER_BYTE = 1e-9
 _MEMORY = 0.8  # of what transfers took: one counts half after three more of its size
-_OPTIMISM = 0.97  # a transfer that is not tried gets cheaper in belief, until it is tried again
+_OPTIMISM = 0.99  # a transfer that is not tried gets cheaper in belief, until it is tried again
 _PRIOR_BYTES = 4096
 
 
@@ -141,7 +141,9 @@ class HostTier:
             return None
         state, num_tokens = found
         load_s = self._loads.cost.predict_s(len(state.buffer))
-        if load_s > self._costs.prompt_s([(num_had, num_tokens - num_had)]):
+        # The rest is computed in any case, so that one token more hardly costs a pass of its own.
+        whole_s = self._costs.prompt_s([(num_had, len(ids) - num_had)])
+        if load_s > whole_s - self._costs.prompt_s([(num_tokens, len(ids) - num_tokens)]):
             self._loads.skip("dear")
             return None
         if not self._has_time(load_s):

@@ -141,6 +141,11 @@ def _run(channel: Channel, start: Start, model: Model, runner: Runner, page: Ste
         runner.limits.max_pool_tokens,
         runner.limits.cache_bytes / (1 << 20),
     )
+    if limits.max_host_cache_bytes:
+        log.info(
+            "prefixes that leave it are kept in up to %d MiB of host memory",
+            limits.max_host_cache_bytes >> 20,
+        )
     curve = measure_widths(
         runner, runner.limits.num_slots, time.perf_counter, start.config.max_warm_up_ms / 1000
     )
