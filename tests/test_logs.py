@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import logging
+import sys
 
 import pytest
 
@@ -84,3 +85,14 @@ def test_a_log_gets_a_line_for_every_tenth_and_none_of_a_quick_load(
         now_s = 1 + percent / 5
         progress.show(percent / 100)
     assert caplog.messages == [f"loading the model: {n} %" for n in range(10, 101, 10)]
+
+
+def test_nothing_that_an_error_quotes_can_pass_for_a_record() -> None:
+    forged = "2026-01-01T00:00:00.000Z ERROR router: \x1b[31m\u202eforged"
+    try:
+        raise ValueError(f"x\n{forged}\r{forged}\u2028{forged}")
+    except ValueError:
+        entry = logging.LogRecord("a", logging.ERROR, "", 0, "m", None, sys.exc_info())
+    lines = LineFormatter("router").format(entry).split("\n")
+    assert all(line.startswith("  ") for line in lines[1:])
+    assert all(line.isprintable() for line in lines)

@@ -16,6 +16,7 @@ from pathlib import Path
 from tgi_llamacpp import __version__, flags
 from tgi_llamacpp.config import ServerConfig
 from tgi_llamacpp.errors import EngineFailedError, StartupError, UsageError
+from tgi_llamacpp.logs import escape
 
 EXIT_STARTUP = 1
 EXIT_USAGE = 2
@@ -122,5 +123,5 @@ def _exit_code(run: Callable[[], None]) -> int:
 
 
 def _fail(error: Exception, code: int) -> int:
-    sys.stderr.write(f"Error: {error}\n")
+    sys.stderr.write(f"Error: {escape(str(error))}\n")  # it may quote a file
     return code

@@ -23,7 +23,7 @@ _LEVELS = {
 }
 # Libraries that narrate their work at INFO; TGI narrows LOG_LEVEL to its own modules likewise.
 _CHATTY = ("httpx", "httpcore", "huggingface_hub", "transformers", "uvicorn", "asyncio", "filelock")
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
 
 
 def setup(process: str, log_level: str, json_output: bool) -> None:
@@ -76,7 +76,9 @@ class LineFormatter(logging.Formatter):
         head = f"{_timestamp(record)} {_level(record):>5} {self._process}: "
         line = head + escape(record.getMessage())
         if record.exc_info:
-            line += "\n" + self.formatException(record.exc_info)
+            # Indented, so that nothing quoted in it can pass for a record.
+            lines = self.formatException(record.exc_info).splitlines()
+            line += "".join(f"\n  {escape(text)}" for text in lines)
         return line
 
 

@@ -82,6 +82,13 @@ def assert_bounded(path: Path) -> str | None:
     return sentence
 
 
+def test_a_key_of_sixty_kilobytes_is_not_quoted_in_full(tmp_path: Path) -> None:
+    long = "tokenizer.chat_template." + "\x1b[31m\n" * 8000
+    for values in ({**SOUND, long: 1}, {**SOUND, "general.architecture": "x" * 60_000}):
+        sentence = read_as_the_router_does(writer.write(tmp_path, writer.model(values)))
+        assert sentence is None or (sentence.isprintable() and len(sentence) < 500)
+
+
 @pytest.mark.parametrize("start", range(0, 100, 20))
 def test_a_hundred_damaged_headers(start: int, tmp_path: Path) -> None:
     check_seeds(range(start, start + 20), tmp_path)

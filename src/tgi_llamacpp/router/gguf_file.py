@@ -139,8 +139,8 @@ class _HeaderReader:
             self._place = f"key number {len(values)}"
             key = self._string(_MAX_KEY_BYTES)
             if not key or key in values:
-                raise self._corrupt(f"key {key!r} is {'there twice' if key else 'empty'}")
-            self._place = f"the value of {key!r}"
+                raise self._corrupt(f"key {key!r:.80} is {'there twice' if key else 'empty'}")
+            self._place = f"the value of {key!r:.80}"
             values[key] = self._value(key)
         self._check_tensors(num_tensors, self._alignment(values))
         return GgufFile(self._path, values, num_tensors)
@@ -179,7 +179,7 @@ class _HeaderReader:
     def _scalars(self, key: str, value_type: int, count: int) -> np.ndarray:
         dtype = _SCALARS.get(value_type)
         if dtype is None:
-            raise self._corrupt(f"key {key!r} has the unknown type {value_type}")
+            raise self._corrupt(f"key {key!r:.80} has the unknown type {value_type}")
         start = self._take(count * dtype.itemsize)
         values: np.ndarray = np.frombuffer(self._data, dtype, count, start)
         # A copy in any case: the map is closed soon.

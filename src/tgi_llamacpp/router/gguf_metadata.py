@@ -19,6 +19,7 @@ from typing import TypeVar
 import numpy as np
 
 from tgi_llamacpp.errors import StartupError
+from tgi_llamacpp.logs import escape
 from tgi_llamacpp.router.gguf_file import DOWNLOAD_AGAIN, GgufFile, GgufValue, read_gguf
 
 _Value = TypeVar("_Value")
@@ -208,7 +209,7 @@ class _Keys:
         return value
 
     def _wrong(self, key: str, found: str) -> StartupError:
-        return StartupError(f"{self._path} is corrupt: {key} {found}; {DOWNLOAD_AGAIN}")
+        return StartupError(f"{self._path} is corrupt: {escape(key):.80} {found}; {DOWNLOAD_AGAIN}")
 
 
 def _loaded_texts(tokens: list[str]) -> list[str]:
@@ -225,7 +226,7 @@ def _refuse_duplicates(path: Path, tokens: list[str]) -> None:
         if first != token_id:
             raise StartupError(
                 f"{path} is corrupt: tokens {first} and {token_id} of its vocabulary are both "
-                f"{token!r}; convert the model again"
+                f"{token!r:.80}; convert the model again"
             )
 
 
@@ -268,7 +269,7 @@ def _refuse_unservable(metadata: GgufMetadata) -> None:
         kind = kind or "an embedding model"
     if kind is not None:
         raise StartupError(
-            f"{path} is {kind} (architecture {architecture!r}), which generates no text; "
+            f"{path} is {kind} (architecture {architecture!r:.80}), which generates no text; "
             "give a decoder-only language model"
         )
     if not architecture:

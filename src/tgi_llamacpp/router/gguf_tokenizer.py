@@ -60,8 +60,8 @@ def build_tokenizer(metadata: GgufMetadata) -> Tokenizer:
     else:
         name = _KINDS_WITHOUT_COUNTERPART.get(kind, "a tokenizer that is not supported here")
         raise StartupError(
-            f"{metadata.path} has {name} (tokenizer.ggml.model {kind!r}), which is not built from "
-            f"GGUF metadata; {_REMEDY}"
+            f"{metadata.path} has {name} (tokenizer.ggml.model {kind!r:.80}), which is not built"
+            f" from GGUF metadata; {_REMEDY}"
         )
     _add_tokens(tokenizer, metadata)
     set_special_tokens(tokenizer, *_framing(metadata))
@@ -121,7 +121,8 @@ def _pre_tokenizer(metadata: GgufMetadata) -> PreTokenizer:
     pre = PRE_TOKENIZERS.get(name)
     if pre is None:
         raise StartupError(
-            f"{metadata.path} has the pre-tokenizer {name!r}, which is not known here; {_REMEDY}"
+            f"{metadata.path} has the pre-tokenizer {name!r:.80}, which is not known"
+            f" here; {_REMEDY}"
         )
     return pre
 

@@ -125,7 +125,7 @@ def _prepare(
     template = load_chat_template(
         metadata, tokenizer, folder=files.folder, tokenizer_config_path=override
     )
-    logger.info("model %s (%s)", files.gguf, metadata.architecture)
+    logger.info("model %s (%.80s)", files.gguf, metadata.architecture)
     logger.info("tokenizer: %s; chat template: %s", tokenizer.source, template.source or "none")
     return Launch(
         config=config,

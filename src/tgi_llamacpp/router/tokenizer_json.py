@@ -55,15 +55,15 @@ def check_pieces(
     for piece, token_id in pieces.items():
         if token_id >= len(tokens):
             raise StartupError(
-                f"{path} does not belong to {metadata.path}: it has token {token_id} ({piece!r}), "
-                f"and the GGUF file has {len(tokens)} tokens; {_OWN_FILES}"
+                f"{path} does not belong to {metadata.path}: it has token {token_id} ({piece!r:.80}),"
+                f" and the GGUF file has {len(tokens)} tokens; {_OWN_FILES}"
             )
         if piece == tokens[token_id] or token_id in added or types[token_id] not in ordinary:
             continue
         if not _PADDING.fullmatch(tokens[token_id]):
             raise StartupError(
-                f"{path} does not belong to {metadata.path}: token {token_id} is {piece!r} in the "
-                f"one and {tokens[token_id]!r} in the other; {_OWN_FILES}"
+                f"{path} does not belong to {metadata.path}: token {token_id} is {piece!r:.80} in"
+                f" the one and {tokens[token_id]!r:.80} in the other; {_OWN_FILES}"
             )
 
 
