@@ -55,8 +55,8 @@ def check_pieces(
     for piece, token_id in pieces.items():
         if token_id >= len(tokens):
             raise StartupError(
-                f"{path} does not belong to {metadata.path}: it has token {token_id} ({piece!r:.80}),"
-                f" and the GGUF file has {len(tokens)} tokens; {_OWN_FILES}"
+                f"{path} does not belong to {metadata.path}: it has token {token_id}"
+                f" ({piece!r:.80}), and the GGUF file has {len(tokens)} tokens; {_OWN_FILES}"
             )
         if piece == tokens[token_id] or token_id in added or types[token_id] not in ordinary:
             continue
