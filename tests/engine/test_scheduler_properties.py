@@ -228,7 +228,8 @@ def test_whoever_gives_way_to_a_budget_that_runs_out_is_resumed_with_equal_text(
     check_ends(simulation, coming, set())
     num_preempted = simulation.scheduler.counters.num_preempted
     assert num_preempted <= 10 + limits.num_slots + num_long // 20
-    assert simulation.finished_at[0] == min(simulation.finished_at.values())
+    # The oldest never gives way; one that found its prompt of two ids parked is ahead by as many.
+    assert simulation.finished_at[0] <= min(simulation.finished_at.values()) + 2
 
 
 def teach_that_outputs_are_short(simulation: Simulation, num_outputs: int) -> None:
