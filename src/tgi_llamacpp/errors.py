@@ -10,6 +10,7 @@ Raised anywhere, rendered in one place (router/app.py). The table:
 | ToolError          | tool_error                     | 422    | router/openai |
 | OverloadedError    | overloaded                     | 429    | router/services |
 | DeadlineError      | timeout                        | 503    | router/generation |
+| SlowReaderError    | slow_reader                    | 408    | router/generation |
 | GenerationError    | generation                     | 424    | engine, by way of Failed |
 | IncompleteError    | incomplete_generation          | 500    | router/engine_client |
 | UnhealthyError     | healthcheck                    | 503    | router/tgi |
@@ -106,6 +107,16 @@ class DeadlineError(TgiError):
             f"No token within the {timeout_s:g} s of X-Request-Timeout: try again later"
         )
         self.retry_after_s = retry_after_s
+
+
+class SlowReaderError(TgiError):
+    """The client takes its stream so slowly that it is cut."""
+
+    error_type = "slow_reader"
+    http_status = 408
+
+    def __init__(self, max_tokens: int) -> None:
+        super().__init__(f"More than {max_tokens} tokens waited for the client to read them")
 
 
 class GenerationError(TgiError):

@@ -16,6 +16,7 @@ from tgi_llamacpp.engine.runner import Plan, Runner, StepResult
 from tgi_llamacpp.errors import StartupError
 
 VARIABLE = "TGI_LLAMACPP_TEST_FAULT"
+INTEGRITY_VARIABLE = "TGI_LLAMACPP_TEST_INTEGRITY"  # to check the scheduler after every turn
 _KINDS = ("abort", "segv", "hang")
 _ANY = "any"
 

@@ -33,11 +33,14 @@ class EngineLoop:
         channel: Channel,
         epoch: int,
         page: StepPage | None = None,
+        *,
+        is_checked: bool = False,  # the scheduler, after every turn and not only when work ends
     ) -> None:
         self._scheduler = scheduler
         self._runner = runner
         self._channel = channel
         self._epoch = epoch
+        self._is_checked = is_checked
         self._page = page or StepPage()
         scheduler.on_start = lambda sequence: self._page.begin((sequence.seq_id, 0), 0)
         self._summary = Summary(scheduler.counters)
@@ -116,6 +119,8 @@ class EngineLoop:
     def _report(self) -> None:
         """Stats and log lines when they are due, and a check whenever work has run out."""
         scheduler = self._scheduler
+        if self._is_checked:
+            scheduler.check_integrity()
         has_work = scheduler.num_running > 0 or scheduler.num_waiting > 0
         is_due = time.monotonic() >= self._stats_at_s + STATS_INTERVAL_S
         if not has_work and not self._is_idle:

@@ -153,7 +153,8 @@ def _run(channel: Channel, start: Start, model: Model, runner: Runner, page: Ste
     scheduler = Scheduler(runner, limits, start.epoch, curve)
     channel.send(_ready(start.epoch, model, limits, notes))
     gc.freeze()  # what is here stays: leave it out of every later collection
-    EngineLoop(scheduler, runner, channel, start.epoch, page).run()
+    is_checked = bool(os.environ.get(faults.INTEGRITY_VARIABLE))
+    EngineLoop(scheduler, runner, channel, start.epoch, page, is_checked=is_checked).run()
 
 
 def _progress(channel: Channel, is_router_gone: Callable[[], bool]) -> OnProgress:

@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from tgi_llamacpp.errors import DeadlineError
+from tgi_llamacpp.errors import DeadlineError, SlowReaderError
 from tgi_llamacpp.messages import Finish, SamplingParams
 from tgi_llamacpp.router.deadline import Deadline
 from tgi_llamacpp.router.detokenizer import Detokenizer
@@ -29,6 +29,9 @@ from tgi_llamacpp.router.sampling import sequence_seed
 from tgi_llamacpp.router.services import Services
 from tgi_llamacpp.router.stop_strings import StopMatcher
 from tgi_llamacpp.router.validation import ValidRequest
+
+_MAX_UNSENT_TOKENS = 4096
+"""Of a sequence, that wait in the router for a client that does not take what it was sent."""
 
 
 class FinishReason(enum.Enum):
@@ -198,7 +201,7 @@ class Generation:
         """Raises DeadlineError where there is no time left."""
         self._services = services
         self._engine = services.engine
-        self._mailbox = Mailbox()
+        self._mailbox = Mailbox(_MAX_UNSENT_TOKENS * len(plans), self._on_full)
         self._deadline = deadline
         self._is_late = False
         self._timer: asyncio.TimerHandle | None = None
@@ -276,6 +279,12 @@ class Generation:
     ) -> None:
         if self._timer is not None:
             self._timer.cancel()
+        self._abort_all()
+
+    def _on_full(self) -> None:
+        """The client reads so slowly that memory would fill with what it did not take."""
+        self._services.metrics.count_slow_reader()
+        self._mailbox.fail(SlowReaderError(_MAX_UNSENT_TOKENS))
         self._abort_all()
 
     def _set_timer(self, deadline: Deadline) -> None:

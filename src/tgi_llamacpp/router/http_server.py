@@ -22,6 +22,7 @@ logger = logging.getLogger(__name__)
 
 BACKLOG = 1024  # connections that wait for accept, as TGI has it
 _TICK_S = 0.02  # between two looks at what still runs, of a server that stops
+_STALL_TIMEOUT_S = 30  # of a client that takes nothing of what it is sent
 _LAST_WORDS_S = 2.0  # for errors on their way to clients that are cut off
 
 
@@ -112,6 +113,8 @@ def bind(hostname: str, port: int) -> socket.socket:
     sock = socket.socket(family, kind, protocol)
     try:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        # Connections inherit it: the kernel ends those whose client takes nothing for so long.
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, _STALL_TIMEOUT_S * 1000)
         sock.bind(address)
     except OSError:
         sock.close()

@@ -7,6 +7,8 @@ emptied by router/generation.py.
 from __future__ import annotations
 
 import asyncio
+import sys
+from collections.abc import Callable
 from typing import NamedTuple
 
 from tgi_llamacpp.errors import TgiError
@@ -33,12 +35,16 @@ class Mailbox:
     """What the engine produced for one request, waiting for that request's task.
 
     A step may bring a row for each of the request's sequences; the task is woken once. `poke` wakes
-    it without a row. The box holds at most max_new_tokens rows a sequence.
+    it without a row. The box holds max_rows; what comes on top of them calls on_full.
     """
 
-    __slots__ = ("_error", "_loop", "_rows", "_waiter")
+    __slots__ = ("_error", "_loop", "_max_rows", "_on_full", "_rows", "_waiter")
 
-    def __init__(self) -> None:
+    def __init__(
+        self, max_rows: int = sys.maxsize, on_full: Callable[[], None] = lambda: None
+    ) -> None:
+        self._max_rows = max_rows
+        self._on_full = on_full
         self._loop = asyncio.get_running_loop()
         self._rows: list[Row] = []
         self._error: TgiError | None = None
@@ -48,6 +54,8 @@ class Mailbox:
         self._rows.append(row)
         if self._waiter is not None:
             self.poke()
+        elif len(self._rows) > self._max_rows:
+            self._on_full()
 
     def fail(self, error: TgiError) -> None:
         """Deliver what has arrived, then raise `error`. The first error stays."""

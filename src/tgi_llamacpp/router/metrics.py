@@ -63,6 +63,7 @@ class _Counters:
     num_requests: int = 0
     num_successes: int = 0
     num_partial: int = 0
+    num_slow_readers: int = 0
     # All are there from the start: a first failure shows as an increase.
     num_failures: dict[str, int] = field(default_factory=_no_failures)
 
@@ -98,6 +99,10 @@ class Metrics:
     def count_partial(self) -> None:
         """A generation ends at its client's deadline, with what there is."""
         self._counters.num_partial += 1
+
+    def count_slow_reader(self) -> None:
+        """A stream is cut whose client does not take it."""
+        self._counters.num_slow_readers += 1
 
     def observe_valid(self, num_input: int, max_new_tokens: int) -> None:
         """A request passed validation."""
@@ -155,5 +160,11 @@ class Metrics:
                 "counter",
                 now.num_partial,
                 "Answers ended at X-Request-Timeout with what there was",
+            ),
+            *prometheus.single(
+                "tgi_llamacpp_slow_readers",
+                "counter",
+                now.num_slow_readers,
+                "Streams cut since too many tokens waited for their clients",
             ),
         ]
