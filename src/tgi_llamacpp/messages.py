@@ -335,5 +335,5 @@ class FrameDecoder:
     def _decode(self, body: bytes) -> FromRouter | FromEngine:
         try:
             return self._decoder.decode(body)
-        except msgspec.MsgspecError as error:
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
             raise FrameError(f"not a message of the protocol: {error}") from error
