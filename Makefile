@@ -54,6 +54,18 @@ test-fuzz: build/.tools  ## the sampler on any parameters and logits, under the 
 	@$(call core,build/core-address,address) --target fuzz_sampler
 	@build/core-address/fuzz_sampler $(FUZZ_INPUTS)
 
+test-sanitizers: build  ## the C++ tests and a server, under the sanitizers for memory and threads
+	$(MAKE) test-native SANITIZE=address
+	$(MAKE) test-native SANITIZE=thread
+	$(foreach name,address thread,$(call sanitized,$(name)) &&) true
+	$(BIN)/python -m pytest -m sanitizers
+
+# A copy of the package beside the editable one, from the same llama.cpp.
+sanitized = LLAMACPP_SOURCE_DIR="$$(readlink -f build/editable/llamacpp-source)" \
+  $(BIN)/python -m pip install --quiet --no-build-isolation --no-deps --upgrade \
+  --target build/sanitize-$(1)/site --config-settings=build-dir=build/sanitize-$(1)/cmake \
+  --config-settings=cmake.define.SANITIZE=$(1) --config-settings=install.strip=false .
+
 serve: build  ## the demo model on port 3000
 	$(BIN)/tgi-llamacpp demo
 

@@ -29,11 +29,14 @@ class ServerProcess:
 
     command: serve or demo. arguments: its flags. environ: variables beside PATH and PYTHONPATH.
     It decodes on one thread, which is quick enough, and steady on a machine that is busy.
+    python: the interpreter, where it is not that of the tests.
     """
 
-    def __init__(self, command: str, *arguments: str, **environ: str) -> None:
+    def __init__(
+        self, command: str, *arguments: str, python: str = sys.executable, **environ: str
+    ) -> None:
         kept = {name: os.environ[name] for name in ("PATH", "PYTHONPATH") if name in os.environ}
-        program = [sys.executable, "-m", "tgi_llamacpp", command]
+        program = [python, "-m", "tgi_llamacpp", command]
         self._process = subprocess.Popen(
             [*program, "--hostname=127.0.0.1", "--port=0", *arguments],
             env=kept | {"HOME": "/nonexistent", "HF_HUB_OFFLINE": "1", "N_THREADS": "1"} | environ,
