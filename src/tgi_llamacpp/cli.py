@@ -90,7 +90,7 @@ def _run_server(
     from tgi_llamacpp.router import server  # a second of imports, of no use to --help
 
     try:
-        server.run(config, name or config.model_id, on_listening, read_config)
+        server.run(config, name, on_listening, read_config)
     except (StartupError, EngineFailedError) as error:
         if config.json_output:  # whoever reads such a log parses every line of it
             logging.getLogger(__name__).error("%s", error)

@@ -1,7 +1,7 @@
 """What this machine lends to the process: the CPUs and the memory that it may really use.
 
-Reads the affinity mask and the cgroup's limits, so that a container of two CPUs on a host of
-sixty-four gets two threads. Called by the router as it starts.
+Reads the affinity mask, /proc/meminfo and the cgroup's limits, so that a container of two CPUs on a
+host of sixty-four gets two threads. Called by the router, as it starts and as it reloads.
 """
 
 from __future__ import annotations
@@ -94,3 +94,58 @@ def _read_bytes(path: Path) -> float | None:
         return int(path.read_text())
     except (OSError, ValueError):  # no such file, or "max"
         return None
+
+
+def available_memory_bytes(root: Path = Path("/")) -> int | None:
+    """What processes may still take before anything is killed: of the machine or of a cgroup.
+
+    None where neither says. What the kernel would drop from its cache counts as available.
+    """
+    amounts = [int(left) for left in _limits(root, "memory", _left_v2, _left_v1)]
+    if (free := _meminfo(root)) is not None:
+        amounts.append(free)
+    return min(amounts, default=None)
+
+
+def resident_bytes(pid: int, root: Path = Path("/")) -> int:
+    """Memory that a process has now; 0 where it is gone."""
+    try:
+        text = (root / f"proc/{pid}/status").read_text()
+    except OSError:
+        return 0
+    return _kib(text, "VmRSS") or 0
+
+
+def _meminfo(root: Path) -> int | None:
+    try:
+        return _kib((root / "proc/meminfo").read_text(), "MemAvailable")
+    except OSError:
+        return None
+
+
+def _kib(text: str, name: str) -> int | None:
+    """The bytes of a line `name:  123 kB`."""
+    for line in text.splitlines():
+        key, _, value = line.partition(":")
+        if key == name:
+            return int(value.split()[0]) * 1024
+    return None
+
+
+def _left_v2(folder: Path) -> float | None:
+    return _left(folder, "memory.max", "memory.current")
+
+
+def _left_v1(folder: Path) -> float | None:
+    return _left(folder, "memory.limit_in_bytes", "memory.usage_in_bytes")
+
+
+def _left(folder: Path, limit_file: str, usage_file: str) -> int | None:
+    try:
+        limit = int((folder / limit_file).read_text())  # "max" is no limit
+        used = int((folder / usage_file).read_text())
+        stat = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
+    except (OSError, ValueError):
+        return None
+    cached = int(stat.get("total_inactive_file", stat.get("inactive_file", 0)))
+    return max(0, limit - used + cached)

@@ -21,7 +21,7 @@ from tgi_llamacpp.messages import Submit
 from tgi_llamacpp.router.engine_client import EngineClient
 from tgi_llamacpp.router.engine_process import EngineProcess
 from tgi_llamacpp.router.mailbox import Mailbox
-from tgi_llamacpp.router.supervisor import EngineSupervisor
+from tgi_llamacpp.router.supervisor import EngineSettings, EngineSupervisor
 
 ENGINE = ("-m", "tgi_llamacpp.engine.fake_runner", "--num-vocab=256", "--step-ms=1")
 MARK = 250
@@ -37,8 +37,7 @@ class Supervised:
         self.reasons: list[str] = []
         self.supervisor = EngineSupervisor(
             self.client,
-            ENGINE_CONFIG,
-            watchdog_s=watchdog_s,
+            EngineSettings(ENGINE_CONFIG, watchdog_s),
             on_give_up=self.reasons.append,
             start_process=self._start_process,
             backoff_s=backoff_s,

@@ -21,7 +21,7 @@ def test_an_engine_and_a_template_that_fail_together_are_one_error(
     async def main() -> None:
         has_failed = asyncio.Event()
 
-        async def run(function: object) -> None:
+        async def prepare() -> None:
             has_failed.set()
             raise ValueError("a template like no other")
 
@@ -33,10 +33,9 @@ def test_an_engine_and_a_template_that_fail_together_are_one_error(
             pass
 
         supervisor = SimpleNamespace(start=start, stop=stop)
-        pool = SimpleNamespace(run=run, close=lambda: None)
-        monkeypatch.setattr(server, "engine_config", lambda *arguments: None)
+        workers = SimpleNamespace(prepare=prepare, close=lambda: None)
         monkeypatch.setattr(server, "EngineSupervisor", lambda *_, **options: supervisor)
-        monkeypatch.setattr(server, "TokenizerPool", lambda *arguments: pool)
+        monkeypatch.setattr(server, "TextWorkers", lambda prepared: workers)
         monkeypatch.setattr(server, "_Signals", lambda reload: None)
         with pytest.raises(StartupError, match="did not load"):
             await server._serve(_launch(), Reload(lambda: pytest.fail("not asked")))
@@ -53,7 +52,7 @@ def test_an_engine_given_up_before_the_server_listens_ends_it_too(
     async def main() -> None:
         given_up = asyncio.Event()
 
-        async def run(function: object) -> None:
+        async def prepare() -> None:
             await given_up.wait()
 
         async def start(on_progress: object) -> Any:
@@ -73,12 +72,12 @@ def test_an_engine_given_up_before_the_server_listens_ends_it_too(
             options.update(given)
             return SimpleNamespace(start=start, stop=stop)
 
-        monkeypatch.setattr(server, "engine_config", lambda *arguments: None)
         monkeypatch.setattr(server, "EngineSupervisor", supervise)
-        pool = SimpleNamespace(run=run, close=lambda: None)
-        monkeypatch.setattr(server, "TokenizerPool", lambda *arguments: pool)
-        for name in ("Detokenizer", "router_config", "TextTools", "build_app", "_listen"):
-            monkeypatch.setattr(server, name, lambda *arguments, **options: None)
+        workers = SimpleNamespace(prepare=prepare, close=lambda: None)
+        monkeypatch.setattr(server, "TextWorkers", lambda prepared: workers)
+        monkeypatch.setattr(server, "make_serving", lambda *arguments: _serving(arguments))
+        monkeypatch.setattr(server, "_listen", lambda launch: None)
+        monkeypatch.setattr(server, "Rollover", _Rollover)
         monkeypatch.setattr(server.http_server, "HttpServer", _Server)
         with pytest.raises(EngineFailedError, match="cannot load"):
             await server._serve(_launch(), Reload(lambda: pytest.fail("not asked")))
@@ -99,23 +98,28 @@ class _Server:
         await self._stopped.wait()
 
 
+class _Rollover:
+    """Never asked for anything but its end."""
+
+    def __init__(self, *arguments: object, **options: object) -> None:
+        self.apply = None
+
+    async def stop(self) -> None:
+        pass
+
+
+def _serving(arguments: tuple[Any, ...]) -> Any:
+    prepared, engine = arguments[:2]
+    services = SimpleNamespace(metrics=SimpleNamespace(count_reload=None))
+    return SimpleNamespace(prepared=prepared, engine=engine, services=services)
+
+
 def _launch() -> Any:
     config = SimpleNamespace(
-        validation_workers=1,
-        json_output=True,
-        engine_watchdog_s=0,
-        exit_on_engine_failure=True,
-        shutdown_timeout=1,
-        payload_limit=1000,
+        validation_workers=1, json_output=True, exit_on_engine_failure=True, shutdown_timeout=1
     )
-    return SimpleNamespace(
+    prepared = SimpleNamespace(
         config=config,
-        derived=None,
-        keys=None,
-        name="model",
-        content_guard=None,
-        sock=None,
-        files=SimpleNamespace(gguf="model.gguf", sha=None, pipeline_tag=None),
-        tokenizer=SimpleNamespace(extra_eog_ids=[]),
-        chat_template=SimpleNamespace(prepare=None),
+        engine_settings=None,
     )
+    return server.Launch(prepared, None, None, None, None)

@@ -75,19 +75,23 @@ def build_app(
     keys: ApiKeys | None = None,
     model_sha: str | None = None,
     pipeline_tag: str | None = None,
+    former: Services | None = None,
 ) -> Starlette:
     """The ASGI application. The engine is ready; nothing is started or closed here.
+
+    former: of the application in whose place this one comes; counters and permits are the same.
 
     keys: whom it answers; read from where the configuration says, if they are not there already.
     Raises StartupError where a path that the operator chose is another route's.
     """
+    max_permits = config.limits.max_concurrent_requests
     services = Services(
         config=config,
         engine=engine,
         text=text,
-        metrics=Metrics(config.limits),
-        permits=Permits(config.limits.max_concurrent_requests, engine.forecast),
-        bodies=BodyBudget(_MAX_BODIES * config.limits.payload_limit),
+        metrics=former.metrics if former else Metrics(config.limits),
+        permits=former.permits if former else Permits(max_permits, engine.forecast),
+        bodies=former.bodies if former else BodyBudget(_MAX_BODIES * config.limits.payload_limit),
         breakers=SequenceBreakers(text.detokenizer),
         keys=keys or ApiKeys(config.api_key, config.api_key_file),
         model_sha=model_sha,
@@ -101,6 +105,14 @@ def build_app(
     app.router.redirect_slashes = False  # `/generate/` is another path, and unknown
     app.state.services = services
     return app
+
+
+def apply_limits(services: Services) -> None:
+    """What this application shares with the one before follows its limits, and its engine."""
+    limits = services.config.limits
+    services.permits.max_permits = limits.max_concurrent_requests
+    services.permits.forecast = services.engine.forecast
+    services.bodies.max_bytes = _MAX_BODIES * limits.payload_limit
 
 
 def _routes(services: Services) -> Iterator[Route]:

@@ -17,17 +17,14 @@ from collections.abc import Callable, Iterable
 
 import msgspec
 
-from tgi_llamacpp import __version__
 from tgi_llamacpp.config import EngineConfig
 from tgi_llamacpp.errors import (
     EngineUnavailable,
     GenerationError,
     IncompleteError,
-    StartupError,
     TgiError,
 )
 from tgi_llamacpp.messages import (
-    PROTOCOL_VERSION,
     Abort,
     Failed,
     FromEngine,
@@ -37,11 +34,10 @@ from tgi_llamacpp.messages import (
     Ready,
     SamplingParams,
     SequenceFailed,
-    Start,
     Stats,
     StepOut,
 )
-from tgi_llamacpp.router.engine_link import EngineLink
+from tgi_llamacpp.router.engine_link import ConnectedEngine, EngineLink, connect
 from tgi_llamacpp.router.forecast import Forecast
 from tgi_llamacpp.router.mailbox import NO_TOKEN, Alternatives, Mailbox, Row
 from tgi_llamacpp.router.open_sequence import OpenSequence
@@ -53,6 +49,17 @@ from tgi_llamacpp.step_page import StepEntry
 logger = logging.getLogger(__name__)
 
 
+class Epochs:
+    """The numbers of a server's engines, in the order of their start."""
+
+    def __init__(self) -> None:
+        self.last = 0
+
+    def take(self) -> int:
+        self.last += 1
+        return self.last
+
+
 class EngineClient:
     """One engine process as the router sees it. Every method runs on the event loop's thread.
 
@@ -60,13 +67,15 @@ class EngineClient:
     another when it ends, or calls `give_up`.
     """
 
-    def __init__(self) -> None:
-        self.epoch = 0  # of the engine now running; the first start makes it 1
+    def __init__(self, epochs: Epochs | None = None, recovery: Recovery | None = None) -> None:
+        """epochs: numbers of engines, where several clients are in one server."""
+        self.epoch = 0  # of the engine now running
         self.ready: Ready | None = None  # what the last engine said that served
         self.stats: Stats | None = None
-        self.recovery = Recovery()
+        self.recovery = recovery or Recovery()
         self.forecast = Forecast()
         self.is_stalled = False  # there is work and no step: the supervisor's finding
+        self.epochs = epochs or Epochs()
         self._open: dict[int, OpenSequence] = {}
         self._next_seq_id = itertools.count(1)
         self._link: EngineLink | None = None
@@ -79,6 +88,11 @@ class EngineClient:
     def is_healthy(self) -> bool:
         """An engine has said Ready, its socket is open, and it moves when there is work."""
         return self._is_serving and not self.is_stalled and self._end_reason is None
+
+    @property
+    def is_given_up(self) -> bool:
+        """No engine will come, unless one takes over."""
+        return self._end_reason is not None
 
     @property
     def num_open(self) -> int:
@@ -113,24 +127,26 @@ class EngineClient:
             StartupError: the engine failed, closed its end, or is of another version; or `check`'s.
         """
         assert not self._is_serving
-        self.epoch += 1
-        self.recovery.num_restarts += self.epoch > 1
-        loop = asyncio.get_running_loop()
-        link = EngineLink(self._on_message, self._on_lost, on_progress)
-        sock.setblocking(False)
-        await loop.create_unix_connection(lambda: link, sock=sock)
-        self._link = link
+        self.recovery.num_restarts += self.epoch > 0
+        self.epoch = self.epochs.take()
         self.last_words = None
-        link.send(Start(self.epoch, config))
-        try:
-            ready = _checked(await link.started)
-            check(ready)
-        except BaseException:
-            await self.disconnect()
-            raise
-        self.ready = ready
-        self._resume(is_doubted)
-        return ready
+        engine = await connect(sock, self.epoch, config, on_progress, check)
+        self.take_over(engine, is_doubted=is_doubted)
+        return engine.ready
+
+    def take_over(self, engine: ConnectedEngine, *, is_doubted: bool = False) -> None:
+        """From here on this engine serves; what is open goes to it.
+
+        One that serves now is disconnected, which ends it. What it sent and nobody has read yet is
+        computed again.
+        """
+        if self._link is not None:
+            self._link.detach()
+        self._link, self.epoch, self.ready = engine.link, engine.epoch, engine.ready
+        self.last_words = self._end_reason = None
+        self.stats = Stats.of_nothing(self.epoch)
+        engine.link.attach(self._on_message, self._on_lost)
+        self._resume(engine.ready, is_doubted)
 
     async def close(self) -> None:
         """Disconnect, and end what is open. Idempotent."""
@@ -214,11 +230,10 @@ class EngineClient:
         """
         return self._resubmission.blame(entries)
 
-    def _resume(self, is_doubted: bool) -> None:
+    def _resume(self, ready: Ready, is_doubted: bool) -> None:
         """A new engine serves: it gets what is open."""
         assert self._link is not None
-        assert self.ready is not None
-        probe_id = (self.ready.bos_id or 0) if is_doubted else None
+        probe_id = (ready.bos_id or 0) if is_doubted else None
         self._is_serving = not self._link.closed.done()
         self.recovery.num_resubmitted += self._resubmission.resume(probe_id)
         is_serving = self._is_serving
@@ -320,13 +335,3 @@ def _alternatives(step: StepOut) -> list[Alternatives] | None:
     )
     ends = list(itertools.accumulate(step.top_counts))
     return [pairs[end - count : end] for end, count in zip(ends, step.top_counts, strict=True)]
-
-
-def _checked(ready: Ready) -> Ready:
-    if ready.protocol_version != PROTOCOL_VERSION or ready.package_version != __version__:
-        raise StartupError(
-            f"the engine is version {ready.package_version} (protocol {ready.protocol_version}), "
-            f"the router {__version__} (protocol {PROTOCOL_VERSION}): "
-            "the package was changed on disk, restart the server"
-        )
-    return ready

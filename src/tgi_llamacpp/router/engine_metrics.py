@@ -105,6 +105,7 @@ def _gauges(stats: Stats) -> list[str]:
             stats.num_reserved_tokens,
             "Maximum tokens for the current batch",
         ),
+        ("tgi_llamacpp_engine_epoch", stats.epoch, "Number of the engine that serves"),
     ):
         lines += prometheus.single(name, "gauge", value, help_text)
     return lines

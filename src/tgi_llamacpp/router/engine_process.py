@@ -85,6 +85,15 @@ class EngineProcess:
             returncode = await self.wait()
         return returncode
 
+    async def end(self) -> int | None:
+        """Stop it, and keep nothing of it; its exit status. A caller in a hurry may cancel this."""
+        try:
+            return await self.stop()
+        finally:
+            if self.returncode is None:
+                self.kill()
+            self.close()
+
     def close(self) -> None:
         """Give the page back. Idempotent."""
         self.page.close()

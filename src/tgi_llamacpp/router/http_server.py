@@ -56,7 +56,7 @@ class HttpServer(uvicorn.Server):
                 timeout_keep_alive=int(limits.idle_timeout_s),
             )
         )
-        self._shutdown_timeout_s = shutdown_timeout_s
+        self.shutdown_timeout_s = shutdown_timeout_s
         self._on_listening = on_listening
         self._on_cut = on_cut
 
@@ -76,7 +76,7 @@ class HttpServer(uvicorn.Server):
             server.close()
         for sock in sockets or []:
             sock.close()
-        if await self._is_done_within(self._shutdown_timeout_s, may_be_cut=True):
+        if await self._is_done_within(self.shutdown_timeout_s, may_be_cut=True):
             return
         self._on_cut()
         if not await self._is_done_within(_LAST_WORDS_S):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import Literal, get_args
 
 from tgi_llamacpp.config import LimitsConfig
 from tgi_llamacpp.errors import (
@@ -35,6 +36,9 @@ _FAILURES: tuple[tuple[type[TgiError], str], ...] = (
     (DeadlineError, "timeout"),
 )
 _DROPPED = "dropped"
+ReloadOutcome = Literal["moved", "drained", "paused", "kept", "failed"]
+"""Open requests moved to a new engine, or finish on the old one, or waited between the two; the
+engine was kept; nothing changed."""
 _NUM_LENGTH_BUCKETS = 100
 
 
@@ -66,6 +70,9 @@ class _Counters:
     num_slow_readers: int = 0
     # All are there from the start: a first failure shows as an increase.
     num_failures: dict[str, int] = field(default_factory=_no_failures)
+    num_reloads: dict[str, int] = field(
+        default_factory=lambda: dict.fromkeys(get_args(ReloadOutcome), 0)
+    )
 
 
 class Metrics:
@@ -103,6 +110,10 @@ class Metrics:
     def count_slow_reader(self) -> None:
         """A stream is cut whose client does not take it."""
         self._counters.num_slow_readers += 1
+
+    def count_reload(self, outcome: ReloadOutcome) -> None:
+        """The server was told to reload, and did."""
+        self._counters.num_reloads[outcome] += 1
 
     def observe_valid(self, num_input: int, max_new_tokens: int) -> None:
         """A request passed validation."""
@@ -166,5 +177,11 @@ class Metrics:
                 "counter",
                 now.num_slow_readers,
                 "Streams cut since too many tokens waited for their clients",
+            ),
+            *prometheus.counters(
+                "tgi_llamacpp_reloads",
+                "outcome",
+                now.num_reloads,
+                "Times the configuration was read again, by what became of it",
             ),
         ]

@@ -17,12 +17,17 @@ _IDLE_S = 60.0  # an engine that had nothing to do for so long was not useless
 
 
 class Recovery:
-    """Counters since the router started, and the clock of the recovery that is under way."""
+    """Counters since the router started, and the clock of the recovery that is under way.
 
-    def __init__(self, clock_s: Callable[[], float] = time.monotonic) -> None:
-        self.num_restarts = 0
-        self.num_resubmitted = 0  # sequences, once for each time
-        self._durations = Histogram(DURATION_BOUNDS_S)
+    of: another client's, whose counters go on in this one.
+    """
+
+    def __init__(
+        self, clock_s: Callable[[], float] = time.monotonic, of: Recovery | None = None
+    ) -> None:
+        self.num_restarts: int = of.num_restarts if of else 0
+        self.num_resubmitted: int = of.num_resubmitted if of else 0  # sequences, once for each time
+        self._durations: Histogram = of._durations if of else Histogram(DURATION_BOUNDS_S)
         self._clock_s = clock_s
         self._lost_s: float | None = None
 

@@ -1,21 +1,24 @@
-"""SIGHUP: the configuration is read again, and whoever asked to hear of it does.
+"""SIGHUP: the configuration is read again, whoever asked hears of it, then it is served.
 
-Owns the order, and that of any number of requests while one runs a single other one follows. Knows
-no signal and no file. Called by server.py.
+Owns the order, and that of any number of requests while one runs a single other one follows. How a
+model takes another's place is rollover.py's affair. Knows no signal and no file. Called by
+server.py.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 from tgi_llamacpp.config import ServerConfig
 from tgi_llamacpp.errors import StartupError, UsageError
+from tgi_llamacpp.router.metrics import ReloadOutcome
 
 logger = logging.getLogger(__name__)
 
 OnReload = Callable[[ServerConfig], None]
+Apply = Callable[[ServerConfig], Awaitable[ReloadOutcome]]
 
 
 class Reload:
@@ -28,35 +31,49 @@ class Reload:
     def __init__(self, read_config: Callable[[], ServerConfig]) -> None:
         self.on_reload: list[OnReload] = []
         self._read_config = read_config
+        self._apply: Apply | None = None
+        self._count: Callable[[ReloadOutcome], None] = lambda outcome: None
         self._is_wanted = False
         self._task: asyncio.Task[None] | None = None
 
+    def open(self, apply: Apply, count: Callable[[ReloadOutcome], None]) -> None:
+        """Reload from here on, and now where it was asked for before.
+
+        apply: serves a configuration, or raises StartupError or UsageError.
+        """
+        self._apply, self._count = apply, count
+        if self._is_wanted:
+            self.request()
+
     def request(self) -> None:
-        """Reload now, or once more when the reload under way is done."""
-        if self._task is not None and not self._task.done():
+        """Reload now, or once more when the reload under way is done, or when the server is up."""
+        is_running = self._task is not None and not self._task.done()
+        if is_running:
             logger.info("another reload follows the one that runs")
-            self._is_wanted = True
-            return
-        self._task = asyncio.create_task(self._run())
+        self._is_wanted = True
+        if self._apply is not None and not is_running:
+            self._task = asyncio.create_task(self._run(self._apply))
 
     async def stop(self) -> None:
-        """End a reload that is under way. Idempotent."""
+        """End a reload that is under way, and begin no other. Idempotent."""
+        self._apply = None
         if self._task is not None:
             self._task.cancel()
             await asyncio.wait([self._task])
 
-    async def _run(self) -> None:
-        self._is_wanted = True
+    async def _run(self, apply: Apply) -> None:
         while self._is_wanted:
             self._is_wanted = False
+            outcome: ReloadOutcome = "failed"
             try:
-                await self._reload()
+                outcome = await self._reload(apply)
             except (StartupError, UsageError) as error:
-                logger.error("not reloaded: %s", error)
+                logger.error("not reloaded: %s; what was served is served on", error)
             except Exception:
                 logger.exception("a bug of ours, in a reload")
+            self._count(outcome)
 
-    async def _reload(self) -> None:
+    async def _reload(self, apply: Apply) -> ReloadOutcome:
         logger.info("reloading")
         config = await asyncio.to_thread(self._read_config)
         for callback in self.on_reload:
@@ -64,3 +81,4 @@ class Reload:
                 callback(config)
             except (StartupError, UsageError) as error:
                 logger.error("not all is reloaded: %s", error)
+        return await apply(config)

@@ -14,32 +14,25 @@ import socket
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 import uvloop
 
 from tgi_llamacpp import __version__, flags, logs
 from tgi_llamacpp.config import ServerConfig
-from tgi_llamacpp.derive import Derived, derive, engine_config, router_config
+from tgi_llamacpp.derive import derive
 from tgi_llamacpp.errors import EngineFailedError, StartupError
-from tgi_llamacpp.machine import usable_cpus, usable_memory_bytes
+from tgi_llamacpp.machine import usable_cpus
 from tgi_llamacpp.messages import Ready
 from tgi_llamacpp.router import http_server
 from tgi_llamacpp.router.api_keys import ApiKeys
-from tgi_llamacpp.router.app import build_app
-from tgi_llamacpp.router.chat import ChatTemplate, load_chat_template
-from tgi_llamacpp.router.content_guard import ContentGuard, make_guard
-from tgi_llamacpp.router.detokenizer import Detokenizer
 from tgi_llamacpp.router.engine_client import EngineClient
-from tgi_llamacpp.router.gguf_metadata import GgufMetadata, read_metadata
-from tgi_llamacpp.router.model_files import ModelFiles, find_model
+from tgi_llamacpp.router.preparation import Preparation, prepare
 from tgi_llamacpp.router.progress import LoadProgress
 from tgi_llamacpp.router.reload import Reload
-from tgi_llamacpp.router.services import TextTools
+from tgi_llamacpp.router.rollover import Rollover
+from tgi_llamacpp.router.serving import Engine, Front, make_serving
 from tgi_llamacpp.router.supervisor import EngineSupervisor
-from tgi_llamacpp.router.template_process import RenderLimits
-from tgi_llamacpp.router.template_renderer import TemplateRenderer
-from tgi_llamacpp.router.tokenizer import LoadedTokenizer, TokenizerPool, load_tokenizer
+from tgi_llamacpp.router.text_workers import TextWorkers
 
 logger = logging.getLogger(__name__)
 
@@ -52,28 +45,27 @@ _SWITCH_INTERVAL_S = 0.0005
 class Launch:
     """All that is settled before the engine starts."""
 
-    config: ServerConfig
-    derived: Derived
+    prepared: Preparation
     keys: ApiKeys
-    name: str  # of the model, for clients
-    files: ModelFiles
-    metadata: GgufMetadata
-    tokenizer: LoadedTokenizer
-    chat_template: ChatTemplate
-    content_guard: ContentGuard | None
+    fixed_name: str | None  # of the model, for clients, whatever the configuration says
     sock: socket.socket  # bound, not listening
     on_listening: Callable[[str], None]  # gets the URL, once requests are answered
+
+    @property
+    def config(self) -> ServerConfig:
+        return self.prepared.config
 
 
 def run(
     config: ServerConfig,
-    name: str,
+    name: str | None,
     on_listening: Callable[[str], None],
     read_config: Callable[[], ServerConfig],
 ) -> None:
     """Serve until SIGTERM or SIGINT.
 
-    name: of the model, for clients. on_listening gets the URL, once requests are answered.
+    name: of the model, for clients; its --model-id where it has none. on_listening gets the URL,
+    once requests are answered.
     read_config: what `config` would be if the server started now, for SIGHUP.
     Raises StartupError and UsageError, and KeyboardInterrupt on a signal before the engine starts.
     """
@@ -85,7 +77,8 @@ def run(
     _warn_of_ignored(config)
     derive(config, usable_cpus())  # what contradicts itself fails here, before a download
     with _bind(config) as sock:
-        launch = _prepare(config, name, sock, on_listening)
+        keys = ApiKeys(config.api_key, config.api_key_file)
+        launch = Launch(prepare(config, name), keys, name, sock, on_listening)
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(_serve(launch, Reload(read_config)))
 
@@ -110,107 +103,91 @@ def _reason(error: OSError) -> str:
     return (error.strerror or str(error)).lower()
 
 
-def _prepare(
-    config: ServerConfig, name: str, sock: socket.socket, on_listening: Callable[[str], None]
-) -> Launch:
-    """Find the model and load what the router needs of it."""
-    keys = ApiKeys(config.api_key, config.api_key_file)
-    files = find_model(config)
-    metadata = read_metadata(files.gguf)
-    derived = derive(config, usable_cpus(), metadata.context_length, usable_memory_bytes())
-    for note in derived.notes:
-        logger.info("%s", note)
-    override = Path(config.tokenizer_config_path) if config.tokenizer_config_path else None
-    tokenizer = load_tokenizer(metadata, folder=files.folder, tokenizer_config_path=override)
-    template = load_chat_template(
-        metadata, tokenizer, folder=files.folder, tokenizer_config_path=override
-    )
-    logger.info("model %s (%.80s)", files.gguf, metadata.architecture)
-    logger.info("tokenizer: %s; chat template: %s", tokenizer.source, template.source or "none")
-    return Launch(
-        config=config,
-        derived=derived,
-        keys=keys,
-        name=name,
-        files=files,
-        metadata=metadata,
-        tokenizer=tokenizer,
-        chat_template=template,
-        content_guard=make_guard(config.special_tokens_in_content, tokenizer),
-        sock=sock,
-        on_listening=on_listening,
-    )
-
-
 async def _serve(launch: Launch, reload: Reload) -> None:
     """Engine up, serve, engine down."""
-    client = EngineClient()
-    files, config = launch.files, launch.config
+    prepared, client = launch.prepared, EngineClient()
     signals = _Signals(reload)
-    reload.on_reload.append(lambda new: launch.keys.reload(new.api_key, new.api_key_file))
-    failures: list[str] = []
+    failure = _Failure(launch.config, signals)
     supervisor = EngineSupervisor(
         client,
-        engine_config(config, launch.derived, str(files.gguf), launch.tokenizer.extra_eog_ids),
-        watchdog_s=config.engine_watchdog_s,
-        check=lambda ready: _check_vocabulary(ready, launch.metadata),
-        on_give_up=lambda reason: _on_give_up(reason, config, signals, failures),
+        prepared.engine_settings,
+        on_give_up=lambda reason: failure.on_give_up(client, reason),
     )
-    pool = TokenizerPool(launch.tokenizer, config.validation_workers)
-    chat_pool = TokenizerPool(launch.tokenizer, config.validation_workers)
-    renderer = TemplateRenderer(launch.chat_template, _render_limits(config))
-    preparation = asyncio.create_task(chat_pool.run(renderer.prepare))
+    workers = TextWorkers(prepared)
+    preparation = asyncio.create_task(workers.prepare())
     try:
         ready = await _start_engine(supervisor, launch)
         await preparation
-        detokenizer = Detokenizer(launch.tokenizer, extra_special_ids=ready.eog_ids)
-        app = build_app(
-            router_config(config, launch.derived, launch.name, ready),
-            client,
-            TextTools(pool, detokenizer, renderer, launch.content_guard, chat_pool),
-            keys=launch.keys,
-            model_sha=files.sha,
-            pipeline_tag=files.pipeline_tag,
-        )
-        server = http_server.HttpServer(
-            app,
-            shutdown_timeout_s=config.shutdown_timeout,
-            on_listening=lambda: _announce(launch),
-            on_cut=lambda: client.give_up("The server is stopping"),
-        )
-        signals.server = server
-        if failures:
-            server.stop()
-        _listen(launch)
-        await server.serve(sockets=[launch.sock])
+        engine = Engine(client, supervisor)
+        front = Front(make_serving(prepared, engine, ready, workers, launch.keys))
+        await _answer(launch, front, reload, signals, failure)
     except asyncio.CancelledError:
         logger.info("told to stop before the model was loaded")
     finally:
-        await reload.stop()
         await supervisor.stop()
         await asyncio.gather(preparation, return_exceptions=True)  # or what it raised is a warning
-        pool.close()
-        chat_pool.close()
-        renderer.close()
-    if failures:
-        raise EngineFailedError(failures[0])
+        workers.close()
+    if failure.reason is not None:
+        raise EngineFailedError(failure.reason)
     logger.info("stopped")
 
 
-def _render_limits(config: ServerConfig) -> RenderLimits:
-    """A prompt may be several times as long as the request, and memory several prompts."""
-    return RenderLimits(
-        max_memory_bytes=(256 << 20) + 32 * config.payload_limit,
-        max_prompt_bytes=1_000_000 + 4 * config.payload_limit,
+async def _answer(
+    launch: Launch, front: Front, reload: Reload, signals: _Signals, failure: _Failure
+) -> None:
+    """Answer requests until told to stop. The engine is up."""
+    config = launch.config
+
+    def on_switch(new: ServerConfig) -> None:
+        logs.setup("router", new.log_level, new.json_output)
+        server.shutdown_timeout_s = new.shutdown_timeout
+
+    rollover = Rollover(
+        front,
+        launch.fixed_name,
+        on_give_up=failure.on_give_up,
+        on_switch=on_switch,
     )
+    server = http_server.HttpServer(
+        front,
+        shutdown_timeout_s=config.shutdown_timeout,
+        on_listening=lambda: _announce(launch),
+        on_cut=lambda: rollover.give_up("The server is stopping"),
+    )
+    signals.server, failure.front = server, front
+    if failure.reason is not None:
+        server.stop()
+    try:
+        _listen(launch)
+        reload.on_reload.append(lambda new: launch.keys.reload(new.api_key, new.api_key_file))
+        reload.open(rollover.apply, front.serving.services.metrics.count_reload)
+        await server.serve(sockets=[launch.sock])
+    finally:
+        await reload.stop()
+        await rollover.stop()
 
 
-def _on_give_up(reason: str, config: ServerConfig, signals: _Signals, failures: list[str]) -> None:
-    if not config.exit_on_engine_failure:
-        return
-    failures.append(reason)
-    if signals.server is not None:  # else _serve stops it as soon as it is there
-        signals.server.stop()
+class _Failure:
+    """Why the server ends by itself, where it was told to when there is no engine any more."""
+
+    def __init__(self, config: ServerConfig, signals: _Signals) -> None:
+        self.front: Front | None = None  # once it is there
+        self.reason: str | None = None
+        self._config = config
+        self._signals = signals
+
+    def on_give_up(self, client: EngineClient, reason: str) -> None:
+        config = self._config
+        if self.front is not None:
+            serving = self.front.serving
+            if serving.engine.client is not client:  # one that former requests finish on
+                return
+            config = serving.prepared.config
+        if not config.exit_on_engine_failure:
+            return
+        self.reason = reason
+        if self._signals.server is not None:  # else it is stopped as soon as it is there
+            self._signals.server.stop()
 
 
 class _Signals:
@@ -244,15 +221,6 @@ async def _start_engine(supervisor: EngineSupervisor, launch: Launch) -> Ready:
     for note in ready.notes:
         logger.info("%s", note)
     return ready
-
-
-def _check_vocabulary(ready: Ready, metadata: GgufMetadata) -> None:
-    """The engine's ids must mean what the router's mean."""
-    if ready.num_vocab != metadata.num_vocab or ready.pieces_hash != metadata.pieces_hash():
-        raise StartupError(
-            f"the engine read another vocabulary from {metadata.path} than the router:"
-            " the file changed while it was loaded; start again"
-        )
 
 
 def _listen(launch: Launch) -> None:

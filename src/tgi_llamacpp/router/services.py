@@ -43,12 +43,12 @@ class Permits:
 
     def __init__(self, max_permits: int, forecast: Forecast) -> None:
         self.max_permits = max_permits
-        self._forecast = forecast
+        self.forecast = forecast
         self.num_used = 0
 
     def retry_after_s(self, num_missing: int) -> int:
         """Whole seconds until so many of those that run or wait will have ended."""
-        return self._forecast.retry_after_s(num_missing, self.num_used)
+        return self.forecast.retry_after_s(num_missing, self.num_used)
 
     @contextmanager
     def hold(self, num_permits: int) -> Iterator[None]:

@@ -1,7 +1,7 @@
 """The engine's life as the server sees it: up, watched, down, and up again after a crash.
 
 Owns which process is behind the EngineClient, and decides when another start is no use. Knows no
-HTTP. Called by server.py.
+HTTP. Called by server.py, and by rollover.py when another model is to be served.
 """
 
 from __future__ import annotations
@@ -10,10 +10,12 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 from tgi_llamacpp.config import EngineConfig
 from tgi_llamacpp.errors import StartupError
 from tgi_llamacpp.messages import Ready
+from tgi_llamacpp.router.candidate import Candidate
 from tgi_llamacpp.router.engine_client import EngineClient
 from tgi_llamacpp.router.engine_process import EngineProcess, describe_exit
 from tgi_llamacpp.router.progress import LoadProgress
@@ -25,35 +27,50 @@ logger = logging.getLogger(__name__)
 _MAX_WATCH_INTERVAL_S = 1.0
 
 
+@dataclass(frozen=True, slots=True)
+class EngineSettings:
+    """What engines are started with and held to.
+
+    watchdog_s: that a step may take, see Watchdog. check: of every engine's Ready, may raise
+    StartupError.
+    """
+
+    config: EngineConfig
+    watchdog_s: float = 0.0
+    check: Callable[[Ready], None] = lambda ready: None
+
+
 class EngineSupervisor:
     """Starts and stops the engine behind `client`, and starts the next when one ends by itself.
 
-    watchdog_s: that a step may take, see Watchdog. check: of every engine's Ready, may raise
-    StartupError. on_give_up: called with the reason when no engine will be started any more.
+    on_give_up: called with the reason when no engine will be started any more.
     """
 
     def __init__(
         self,
         client: EngineClient,
-        config: EngineConfig,
+        settings: EngineSettings,
         *,
-        watchdog_s: float,
-        check: Callable[[Ready], None] = lambda ready: None,
         on_give_up: Callable[[str], None] = lambda reason: None,
         start_process: Callable[[], EngineProcess] = EngineProcess,
         backoff_s: Sequence[float] = BACKOFF_S,
     ) -> None:
         self._client = client
-        self._config = config
-        self._watchdog_s = watchdog_s
-        self._check = check
+        self.settings = settings
         self._on_give_up = on_give_up
         self._start_process = start_process
+        self._backoff_s = backoff_s
         self._patience = Patience(backoff_s)
         self._process: EngineProcess | None = None
+        self._ends: list[asyncio.Task[int | None]] = []  # of engines that another took over from
         self._ready_s = 0.0  # time.monotonic()
         self._last_end = ""  # what the last engine died of
         self._task: asyncio.Task[None] | None = None
+
+    @property
+    def pid(self) -> int | None:
+        """Of the engine, where there is one."""
+        return self._process.pid if self._process is not None else None
 
     async def start(self, on_progress: Callable[[float], None] | None) -> Ready:
         """Start the first engine, wait until it has loaded the model, and look after it.
@@ -67,11 +84,52 @@ class EngineSupervisor:
 
     async def stop(self) -> None:
         """End the engine, if there is one. Idempotent."""
+        await self._look_away()
+        await self._client.close()
+        await self._end_process()
+        await asyncio.gather(*self._ends)
+
+    async def take_over(self, candidate: Candidate, settings: EngineSettings) -> None:
+        """Put this engine in the place of what there is, and open requests with it.
+
+        There is no await between that and the return. The engine before is left to end by itself.
+        """
+        await self._look_away()
+        former, self._process = self._process, candidate.process
+        if former is not None:
+            self._ends.append(asyncio.create_task(former.end()))
+        self.settings, self._patience = settings, Patience(self._backoff_s)
+        self._ready_s = time.monotonic()
+        if self._client.epoch:
+            self._client.recovery.begin()
+        self._client.take_over(candidate.engine)
+        self._task = asyncio.create_task(self._keep_alive())
+
+    async def start_anew(self, settings: EngineSettings) -> Ready:
+        """End the engine and start one with these settings; what is open waits for it.
+
+        Raises StartupError; then one with the settings of before is on its way.
+        """
+        await self._look_away()
+        self._client.recovery.begin()
+        await self._client.disconnect()
+        await self._end_process()
+        before, self.settings = self.settings, settings
+        self._patience = Patience(self._backoff_s)
+        try:
+            ready = await self._start_engine(LoadProgress(None).show)
+        except BaseException:
+            self.settings = before
+            self._task = asyncio.create_task(self._keep_alive())
+            raise
+        self._task = asyncio.create_task(self._keep_alive())
+        return ready
+
+    async def _look_away(self) -> None:
+        """Replace no engine for now, also none that has just ended."""
         if self._task is not None:
             self._task.cancel()
             await asyncio.wait([self._task])
-        await self._client.close()
-        await self._end_process()
 
     async def _start_engine(self, on_progress: Callable[[float], None] | None) -> Ready:
         """Raises StartupError, of a kind of its own where the engine could not say why."""
@@ -79,13 +137,13 @@ class EngineSupervisor:
             self._process = process = self._start_process()
         except OSError as error:
             raise StartupError(f"the engine cannot be started: {error}") from error
-        logger.info("engine %d started, pid %d", self._client.epoch + 1, process.pid)
+        logger.info("engine %d started, pid %d", self._client.epochs.last + 1, process.pid)
         try:
             ready = await self._client.start(
                 process.sock,
-                self._config,
+                self.settings.config,
                 on_progress,
-                self._check,
+                self.settings.check,
                 is_doubted=self._patience.has_doubts,
             )
         except StartupError as error:
@@ -101,14 +159,14 @@ class EngineSupervisor:
         """Wait for the engine, whose socket is closed; its exit status."""
         if self._process is None:
             return None
-        returncode = await self._process.stop()
-        self._process.close()
-        self._process = None
-        return returncode
+        process, self._process = self._process, None
+        return await process.end()
 
     async def _keep_alive(self) -> None:
         """Replace every engine that ends, until that is no use."""
         try:
+            if self._process is None:
+                await self._replace()
             while True:
                 was_stuck = await self._watch()
                 self._last_end = await self._bury(was_stuck)
@@ -125,11 +183,13 @@ class EngineSupervisor:
     async def _watch(self) -> bool:
         """Return when the engine is gone; True for one that was stuck, and was killed for that."""
         assert self._process is not None
-        watchdog = Watchdog(self._watchdog_s)
-        interval_s = min(self._watchdog_s / 4 or _MAX_WATCH_INTERVAL_S, _MAX_WATCH_INTERVAL_S)
+        limit_s = self.settings.watchdog_s
+        watchdog = Watchdog(limit_s)
+        interval_s = min(limit_s / 4 or _MAX_WATCH_INTERVAL_S, _MAX_WATCH_INTERVAL_S)
         gone = asyncio.ensure_future(self._client.wait_closed())
         try:
             while not (await asyncio.wait([gone], timeout=interval_s))[0]:
+                watchdog.limit_s = self.settings.watchdog_s
                 watchdog.look(self._process.page.read(), has_work=self._client.num_open > 0)
                 self._client.is_stalled = watchdog.is_stalled
                 if watchdog.is_stuck:
