@@ -238,6 +238,34 @@ def test_the_least_recently_used_goes_first(limits: RunnerLimits) -> None:
     assert simulation.cached == {10: 20, 12: 20}
 
 
+def test_as_many_prompts_as_there_are_slots_are_all_found_whole_again() -> None:
+    simulation = simulate(replace(POOL, max_pool_tokens=512))
+    for first in (10, 20):
+        prompts = [begins_like(seed, 20, 30) for seed in range(8)]
+        for wave in (prompts[:4], prompts[4:]):
+            run(simulation, *(submit_of(first + i, ids, 6) for i, ids in enumerate(wave)))
+            first += len(wave)
+    assert [simulation.cached[seq_id] for seq_id in range(20, 28)] == [29] * 8
+
+
+@LAYOUTS
+def test_who_shares_a_beginning_leaves_the_rest_to_its_owner(limits: RunnerLimits) -> None:
+    simulation = simulate(limits)
+    run(simulation, shared(1), shared(2))
+    prompt = np.frombuffer(shared(1).prompt_ids, np.int32)
+    run(simulation, shared(3))
+    run(simulation, submit_of(4, np.concatenate([prompt, prompt_of(4, 5)]), 4))
+    assert simulation.cached == {2: 20, 3: 20, 4: 30}
+
+
+def test_a_copy_of_a_long_slot_is_not_worth_a_token() -> None:
+    simulation = simulate(replace(SPLIT, max_slot_tokens=4096, max_pool_tokens=4 * 4096))
+    run(simulation, shared(1))
+    run(simulation, shared(2))  # in the slot of the first, which loses 13 tokens
+    assert [simulation.runner.num_cells(slot) for slot in range(4)].count(0) == 3
+    assert simulation.cached == {2: 20}
+
+
 @LAYOUTS
 def test_parked_cells_delay_no_admission(limits: RunnerLimits) -> None:
     simulation = simulate(limits)

@@ -14,9 +14,10 @@ from tgi_llamacpp.engine.sequence import Sequence
 from tgi_llamacpp.engine.slots import SlotTable
 from tgi_llamacpp.engine.stats import Counters
 
-# A move of parked cells copies a whole slot when KV is split. Measured on a CPU with a 135M model,
-# it takes as long as to compute one token for each 300 cells of the slot.
-RELOCATION_FRACTION = 16
+# A copy of cells, or a move, copies a whole slot when KV is split. Measured on a CPU with a 135M
+# model, it takes as long as to compute one token for each 300 cells of the slot.
+CELLS_PER_TOKEN = 300
+RELOCATION_FRACTION = 16  # of a slot: fewer parked cells are not moved
 
 
 class Placement:
@@ -139,27 +140,32 @@ class Placement:
         return match if found is None else Match(found[1], state=found[0])
 
     def _choose(self, match: Match) -> int:
-        """A free slot that keeps the running ones dense: the match's own, else an empty one."""
+        """A free slot that keeps the running ones dense: empty, or of the least recently used.
+
+        Or the match's own, where that loses less than a copy costs; and rather than to evict
+        another, where it loses no more than an answer that the newcomer does not go on with.
+        """
         candidates = self.table.candidates()
         if self._cache is None or not self._cache.num_parked:
             return candidates[0]
+        empty = next((slot for slot in candidates if not self.table.num_parked(slot)), None)
         for source in match.sources:
-            if source.sequence is None and source.slot in candidates and self._fits(source, match):
+            if source.sequence is not None or source.slot not in candidates:
+                continue
+            is_repeated = source.num_prompt <= match.num_tokens + 1  # whose last is computed again
+            num_lost = source.num_parked - match.num_tokens
+            if num_lost <= self._copy_tokens() or (empty is None and is_repeated):
                 return source.slot
-        for slot in candidates:
-            if not self.table.num_parked(slot):
-                return slot
+        if empty is not None:
+            return empty
         oldest = self._cache.oldest(candidates)
         assert oldest is not None
         return oldest.slot
 
-    def _fits(self, source: Resident, match: Match) -> bool:
-        """Whether a newcomer may take over a parked slot, of which it needs the beginning alone.
-
-        In one pool a copy costs nothing, so nothing is given up for it.
-        """
-        max_lost = 0 if self._runner.limits.is_unified else match.num_tokens
-        return source.num_parked - match.num_tokens <= max_lost
+    def _copy_tokens(self) -> int:
+        """What a copy costs, in tokens that could be computed meanwhile."""
+        limits = self._runner.limits
+        return 0 if limits.is_unified else limits.max_slot_tokens // CELLS_PER_TOKEN
 
     def _take(self, slot: int, match: Match) -> int:
         """Empty a slot, but for what the newcomer can use of it: the cells that stay."""
@@ -169,7 +175,7 @@ class Placement:
         is_source = parked in match.sources
         if is_source:
             match.sources = [parked]
-        if not (is_source and self._fits(parked, match)):
+        if not (is_source and parked.num_parked <= 2 * match.num_tokens):  # more would be cut off
             # A slot that something moves out of cannot be loaded before the next step.
             if match.state is None and self._relocate(
                 parked, pinned=match.sources[0] if match.sources else None

@@ -26,6 +26,7 @@ class Resident:
     scope: int
     num_ids: int  # that the tree knows; a running sequence has yet to compute some of them
     sequence: Sequence | None  # None when it has finished
+    num_prompt: int  # of its ids; the others are an answer
     num_parked: int = 0
 
     @property
@@ -125,7 +126,9 @@ class PrefixCache:
         if sequence.num_reserved < self._min_tokens:
             return  # it never comes to anything that could be shared
         ids = ids_of(sequence)
-        resident = Resident(sequence.slot, sequence.scope, len(ids), sequence)
+        resident = Resident(
+            sequence.slot, sequence.scope, len(ids), sequence, len(sequence.prompt_ids)
+        )
         self._running[sequence.seq_id] = resident
         self._tree(sequence.scope).insert(resident, ids)
 
