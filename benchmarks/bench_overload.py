@@ -59,8 +59,14 @@ class Load:
     def request(self, number: int) -> bytes:
         parts = urlsplit(self.url)
         prompt = " ".join(f"{number}w{i}" for i in range(self.num_prompt_words // 4))
-        body = {"prompt": prompt, "max_tokens": self.num_tokens, "ignore_eos": True}
-        content = json.dumps(body | {"stream": True, "temperature": 0}).encode()
+        body: dict[str, object] = {"prompt": prompt, "max_tokens": self.num_tokens}
+        body |= {
+            "ignore_eos": True,
+            "stream": True,
+            "temperature": 0,
+            "logprobs": 0,
+        }  # so that every token is an event
+        content = json.dumps(body).encode()
         head = (
             f"POST {parts.path} HTTP/1.1\r\nHost: {parts.netloc}\r\nConnection: close\r\n"
             f"Content-Type: application/json\r\nContent-Length: {len(content)}\r\n\r\n"
