@@ -25,15 +25,18 @@ STEP = re.compile(
 )
 
 
+FLAGS = (
+    f"--max-batch-size={NUM_REQUESTS}",
+    f"--max-physical-batch-total-tokens={MAX_STEP_TOKENS}",
+    "--max-input-tokens=1500",
+    "--disable-prefix-cache",  # so that every prompt is computed, alone and beside others
+    *EXACT,
+)
+
+
 @pytest.fixture(scope="module")
 def server() -> Iterator[ServerProcess]:
-    flags = (
-        f"--max-batch-size={NUM_REQUESTS}",
-        f"--max-physical-batch-total-tokens={MAX_STEP_TOKENS}",
-        "--max-input-tokens=1500",
-        "--disable-prefix-cache",  # so that every prompt is computed, alone and beside others
-    )
-    with ServerProcess("demo", *flags, *EXACT, LOG_LEVEL="debug") as process:
+    with ServerProcess("demo", *FLAGS, LOG_LEVEL="debug") as process:
         yield process
         assert process.stop() == 0
 
@@ -54,6 +57,9 @@ def body_of(number: int, max_tokens: int) -> dict[str, Any]:
         "temperature": 0,
         "logprobs": 1,
     }
+
+
+LONG = body_of(0, 4) | {"prompt": " ".join(f"n{i}" for i in range(330))}
 
 
 async def complete(client: httpx.AsyncClient, body: dict[str, Any]) -> dict[str, Any]:
@@ -143,24 +149,39 @@ def test_a_client_that_hangs_up_frees_its_slot(server: ServerProcess) -> None:
     run(server, scenario)
 
 
-def test_a_long_prompt_delays_the_others_by_one_chunk_at_a_time(server: ServerProcess) -> None:
-    words = " ".join(f"n{i}" for i in range(330))
+async def long_beside_streams(client: httpx.AsyncClient) -> tuple[dict[str, Any], int]:
+    """What a long prompt gives that comes while three others decode, and its tokens."""
+    async with AsyncExitStack() as stack:
+        others = [endless(client, number) for number in range(3)]
+        for one in others:
+            await stack.enter_async_context(aclosing(one))
+            assert await still_runs(one)
+        choice = await complete(client, LONG)
+        for one in others:
+            assert await still_runs(one)
+    ids = (await client.post("/tokenize", json={"inputs": LONG["prompt"]})).json()
+    return choice, len(ids)
+
+
+def test_a_long_prompt_is_computed_between_the_steps_of_others(server: ServerProcess) -> None:
+    alone = run(server, lambda client: complete(client, LONG))
     num_lines = len(server.log)
-
-    async def scenario(client: httpx.AsyncClient) -> int:
-        async with AsyncExitStack() as stack:
-            others = [endless(client, number) for number in range(3)]
-            for one in others:
-                await stack.enter_async_context(aclosing(one))
-                assert await still_runs(one)
-            await complete(client, body_of(0, 1) | {"prompt": words})
-            for one in others:
-                assert await still_runs(one)
-        return len((await client.post("/tokenize", json={"inputs": words})).json())
-
-    num_prompt = run(server, scenario)
+    beside, num_prompt = run(server, long_beside_streams)
+    assert beside == alone  # to the last bit of every log-probability
     assert num_prompt > 900
-    chunks = [s for s in steps_since(server, num_lines) if s["prefill"] > 1 and s["decode"] > 0]
+    steps = steps_since(server, num_lines)
+    assert not [step for step in steps if step["prefill"] > MAX_STEP_TOKENS // 2]
+    metrics = httpx.get(server.url + "/metrics").text
+    assert re.search(r"^tgi_llamacpp_aside_prompts(_total)? 1$", metrics, re.MULTILINE)
+    assert not re.search(r"^tgi_llamacpp_aside_seconds(_total)? 0(\.0)?$", metrics, re.MULTILINE)
+
+
+def test_without_a_target_a_long_prompt_delays_the_others_by_one_step_at_a_time() -> None:
+    with ServerProcess("demo", "--target-itl-ms=0", *FLAGS, LOG_LEVEL="debug") as server:
+        _, num_prompt = run(server, long_beside_streams)
+        steps = steps_since(server, 0)
+        assert server.stop() == 0
+    chunks = [step for step in steps if step["prefill"] > 1 and step["decode"] > 0]
     assert all(step["rows"] <= MAX_STEP_TOKENS for step in chunks)
     assert all(step["decode"] >= 3 for step in chunks[-10:])  # every chunk ran beside the others
     assert len(chunks) >= num_prompt // MAX_STEP_TOKENS

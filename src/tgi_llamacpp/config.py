@@ -34,6 +34,7 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
     n_threads_batch: int
     n_gpu_layers: int  # -1 is all of them
     target_itl_ms: int = 250  # between two tokens of a running stream; 0 is no target
+    min_aside_tokens: int = 256  # of a prompt computed aside: a shorter one is a few chunks
     max_warm_up_ms: int = 0  # to measure passes in before it is ready; 0 measures nothing
     split_mode: str = "layer"  # layer, row, none
     main_gpu: int = 0

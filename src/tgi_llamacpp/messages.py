@@ -252,7 +252,7 @@ class Stats(msgspec.Struct, frozen=True, array_like=True, tag="stats", gc=False)
     num_reserved_tokens: int  # of the budget
     num_shared_steps: int  # steps that ran more than one sequence
     num_reused_graphs: int
-    step_s: float  # time inside Runner.step, summed
+    step_s: float  # time inside Runner.step, summed, and on prompts aside
     prefill: StepStats = msgspec.field(default_factory=StepStats)  # steps with rows of a prompt
     decode: StepStats = msgspec.field(default_factory=StepStats)  # steps of next tokens alone
     admissions: AdmissionStats = msgspec.field(default_factory=AdmissionStats)
@@ -261,6 +261,8 @@ class Stats(msgspec.Struct, frozen=True, array_like=True, tag="stats", gc=False)
     mixed_error_s: float = 0.0  # and how far off their predicted times were, summed
     num_late_steps: int = 0  # steps with decode rows that took longer than the latency target
     num_preempted: int = 0  # sequences that had to give way for a while
+    num_aside: int = 0  # prompts that were computed aside, between the steps of others,
+    aside_s: float = 0.0  # and what that took, of step_s
 
     prefix: PrefixStats = msgspec.field(default_factory=PrefixStats)
     num_tokens_ahead: int = 0  # that all who run or wait may still come to, prompts included

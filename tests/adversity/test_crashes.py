@@ -16,7 +16,7 @@ import httpx
 import pytest
 
 import tgi_llamacpp
-from tests.adversity.streams import EXACT, Body, bodies, run_all
+from tests.adversity.streams import EXACT, Body, Events, bodies, run_all
 from tests.server_process import PATIENCE_S, ServerProcess, Watched
 from tgi_llamacpp.engine.faults import VARIABLE
 
@@ -172,6 +172,28 @@ def test_a_request_that_kills_engines_is_the_only_one_that_fails() -> None:
         ((failure,),) = asyncio.run(run_all(server.url, [poison()]))
         assert failure["status"] == 424
         assert asyncio.run(run_all(server.url, requests[:1])) == expected[:1]
+        assert health(server) == 200
+        assert server.stop() == 0
+
+
+def test_a_long_prompt_that_kills_engines_while_it_is_aside_fails_alone() -> None:
+    requests = bodies(4, 200)
+    long = ("/v1/completions", {"prompt": [5, 6, 7, MARK] * 80, "max_tokens": 5})
+    flags = ("--max-input-tokens=500", "--max-total-tokens=800", "--max-batch-size=8", *EXACT)
+    with ServerProcess("demo", *flags, **{VARIABLE: f"abort:{MARK}"}) as server:
+        expected = asyncio.run(run_all(server.url, requests))
+
+        async def with_a_long_one() -> tuple[list[Events], list[Events]]:
+            moments = Moments()
+            streams = asyncio.create_task(run_all(server.url, requests, moments.on_event))
+            await moments.after(20)
+            failed = await run_all(server.url, [long])
+            return await streams, failed
+
+        events, ((failure,),) = asyncio.run(with_a_long_one())
+        assert events == expected
+        assert failure["status"] == 424
+        assert "in advance_aside" in server.text
         assert health(server) == 200
         assert server.stop() == 0
 

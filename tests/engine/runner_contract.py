@@ -383,6 +383,45 @@ class RunnerContract:
         assert self.same(ids[1:], expected)
         assert runner.num_cells(1) == 0
 
+    # A prompt that is computed aside
+
+    def test_a_prompt_computed_aside_goes_on_as_in_its_slot(self, runner: Runner) -> None:
+        if not runner.limits.has_aside:
+            pytest.skip("nothing is computed aside")
+        prompt = ids_of(*(PROMPT.tolist() * 3)[:16])
+        expected = self.alone(runner, PROMPT, 3)
+        beside, rest = start(runner, 0, PROMPT), []
+        runner.open(2, GREEDY, prompt, NOTHING)
+        runner.begin_aside(prompt[:-1].copy())
+        while not runner.advance_aside(0.0, 4):
+            rest += generate(runner, 0, [beside, *rest][-1], 1)[-1:]
+        assert runner.end_aside(2)
+        assert runner.num_cells(2) == len(prompt) - 1
+        assert self.same([beside, *rest][:3], expected[: len(rest) + 1])
+        ids = generate(runner, 2, int(prompt[-1]), 3)
+        runner.drop(2)
+        first = start(runner, 2, prompt)
+        assert self.same(ids, [first, *generate(runner, 2, first, 2)])
+
+    def test_what_is_cancelled_aside_leaves_nothing_behind(self, runner: Runner) -> None:
+        if not runner.limits.has_aside:
+            pytest.skip("nothing is computed aside")
+        expected = self.alone(runner, OTHER, 3)
+        runner.cancel_aside()
+        runner.begin_aside(PROMPT)
+        runner.advance_aside(0.0, 1)
+        with pytest.raises(RunnerError):
+            runner.begin_aside(OTHER)
+        runner.cancel_aside()
+        runner.begin_aside(OTHER[:-1].copy())
+        while not runner.advance_aside(1.0, 16):
+            pass
+        runner.open(1, GREEDY, OTHER, NOTHING)
+        assert runner.end_aside(1)
+        assert self.same(generate(runner, 1, int(OTHER[-1]), 3), expected)
+        with pytest.raises(RunnerError):  # it has cells already
+            runner.end_aside(1)
+
     # What is refused, and changes nothing
 
     def test_copying_what_is_not_there_or_onto_cells_is_refused(self, runner: Runner) -> None:

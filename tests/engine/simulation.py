@@ -198,12 +198,14 @@ class Simulation:
         self.scheduler.check_integrity()
         if batch is None:
             self._collect_scores()
+            self.scheduler.aside.advance(0.0)
             return None
         self.batches.append(batch)
         result = self.runner.step(batch.plan)
         if self.time_of and result.status is StepStatus.OK:
             self.scheduler.learn(batch, self.time_of(batch.shape))
         out = self.scheduler.commit(batch, result)
+        self.scheduler.aside.advance(0.02)
         self.scheduler.check_integrity()
         self._collect_failures()
         self._collect_scores()

@@ -35,8 +35,9 @@ SPLIT = RunnerLimits(
     num_vocab=256,
     is_unified=False,
     can_trim=True,
+    has_aside=True,
 )
-UNIFIED = replace(SPLIT, max_pool_tokens=64, is_unified=True)
+UNIFIED = replace(SPLIT, has_aside=False, max_pool_tokens=64, is_unified=True)
 
 
 @pytest.mark.parametrize(

@@ -32,6 +32,7 @@ from tgi_llamacpp.messages import (
     StepOut,
     Submit,
 )
+from tgi_llamacpp.step_page import StepPage
 
 NUM_VOCAB = 256  # that of simulation.text_alone
 
@@ -40,10 +41,15 @@ class GatedRunner(FakeRunner):
     """Counts its steps, waits at a gate before each, and can break."""
 
     def __init__(self, config: EngineConfig) -> None:
-        super().__init__(fake_limits(config, NUM_VOCAB))
+        super().__init__(
+            replace(fake_limits(config, NUM_VOCAB), has_aside=True, aside_bytes=3 << 20)
+        )
         self.gate = threading.Event()
         self.gate.set()
         self.entered = threading.Event()
+        self.aside_gate = threading.Event()
+        self.aside_gate.set()
+        self.entered_aside = threading.Event()
         self.breaks = False
         self.is_full = False
         self.num_steps = 0
@@ -58,6 +64,11 @@ class GatedRunner(FakeRunner):
             return self._result(StepStatus.NO_KV_SPACE, [])
         self.num_steps += 1
         return super().step(plan)
+
+    def advance_aside(self, max_s: float, max_rows: int) -> bool:
+        self.entered_aside.set()
+        assert self.aside_gate.wait(TIMEOUT_S)
+        return super().advance_aside(max_s, 10)
 
     def close(self) -> None:
         self.is_closed = True
@@ -74,6 +85,7 @@ class Engine:
         engine_end, router_end = socket.socketpair()
         self._sock = engine_end
         self.router = RouterEnd(router_end)
+        self.page = StepPage()
         self.exit_code: int | None = None
         self.levels: list[str] = []
         self._thread = threading.Thread(target=self._serve)
@@ -86,6 +98,7 @@ class Engine:
                 self._load,
                 lambda config: self.levels.append(config.log_level),
                 lambda: False,
+                self.page,
             )
 
     def _load(self, config: EngineConfig, on_progress: OnProgress) -> tuple[Model, Runner]:
@@ -108,6 +121,7 @@ class Engine:
     def close(self) -> None:
         if hasattr(self, "runner"):
             self.runner.gate.set()
+            self.runner.aside_gate.set()
         self.router.close()
         self.join()
 
@@ -280,6 +294,42 @@ def test_the_log_says_how_many_steps_were_shared(
     assert "shared by several sequences: 12 tokens decoded, 8 prefilled" in text
     assert "step: 2 rows, 2 decode, 0 prefill, 0 dummy, of 2 sequences: ok" in text
     assert "4 sequences at once, of up to 100 tokens each and 512 together, in split KV" in text
+    assert "computed aside, in 3.0 MiB of cells more" in text
+
+
+# A prompt aside
+
+
+def submit_one_that_goes_aside(engine: Engine) -> None:
+    """Beside a stream; its first slice waits at the gate."""
+    engine.start(min_aside_tokens=20)
+    engine.runner.aside_gate.clear()
+    engine.router.send(submit_of(1, 5, 60))
+    engine.router.wait_for(StepOut)
+    engine.router.send(submit_of(2, 60, 3))
+    assert engine.runner.entered_aside.wait(TIMEOUT_S)
+
+
+def test_the_page_names_the_one_aside_while_a_slice_of_it_runs(engine: Engine) -> None:
+    submit_one_that_goes_aside(engine)
+    assert engine.page.read().entries == [(2, 0)]
+    engine.runner.aside_gate.set()
+    texts, _, failures = engine.router.collect(2)
+    assert not failures
+    assert texts[2] == text_alone(submit_of(2, 60, 3))
+    stats = engine.router.wait_for(Stats)
+    while stats.num_running:
+        stats = engine.router.wait_for(Stats)
+    assert stats.num_aside == 1
+    assert 0 < stats.aside_s < stats.step_s
+
+
+def test_an_engine_whose_router_is_gone_ends_with_a_prompt_half_computed(engine: Engine) -> None:
+    submit_one_that_goes_aside(engine)
+    engine.router.close()
+    engine.runner.aside_gate.set()
+    assert engine.join() == 0
+    assert engine.runner.is_closed
 
 
 # The end

@@ -61,6 +61,7 @@ def runner_limits(draw: st.DrawFn) -> RunnerLimits:
         is_unified=is_unified,
         can_trim=draw(st.booleans()),
         can_cut_states=draw(st.booleans()),
+        has_aside=not is_unified and draw(st.booleans()),
     )
 
 
@@ -282,7 +283,9 @@ def test_whatever_steps_take_texts_and_ends_are_the_same(
     clock = accumulate(cycle(seconds))
     simulation = Simulation(
         runner,
-        engine_limits(limits, target_itl_s=target_s, max_host_cache_bytes=30_000),
+        engine_limits(
+            limits, target_itl_s=target_s, max_host_cache_bytes=30_000, min_aside_tokens=6
+        ),
         curve=WidthCurve({1: 0.01, 2: 0.04, 3: 0.03, 4: 0.02, 6: 0.05, 7: 0.04, 8: 0.03}),
         time_of=lambda _: next(times),
         now_s=lambda: next(clock),

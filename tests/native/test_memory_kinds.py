@@ -33,6 +33,7 @@ def config_of(path: Path, *, is_unified: bool = False) -> EngineConfig:
         n_gpu_layers=0,
         type_k="bf16",  # with these types logits are bit-identical in any batch
         type_v="bf16",
+        min_aside_tokens=4,
     )
 
 
@@ -66,6 +67,8 @@ def test_a_kind_knows_whether_it_can_be_trimmed(loaded: tuple[Model, EngineConfi
     assert runner.limits.can_trim is not is_state
     assert runner.limits.is_unified is (config.max_batch_total_tokens == 256)
     assert runner.limits.cache_bytes > 0
+    if "attention" in config.model_path:
+        assert runner.limits.has_aside is not runner.limits.is_unified
     runner.close()
 
 

@@ -19,7 +19,7 @@ from tgi_llamacpp.config import EngineConfig
 from tgi_llamacpp.engine.runner import Int32s, Plan, StepResult, StepStatus
 from tgi_llamacpp.errors import RunnerError, StartupError
 from tgi_llamacpp.messages import SamplingParams
-from tgi_llamacpp.native import Model, Runner
+from tgi_llamacpp.native import Model, Runner, _aside
 
 DEMO = Path(__file__).parents[2] / "src/tgi_llamacpp/demo/demo.gguf"
 CONFIG = EngineConfig(
@@ -273,3 +273,71 @@ def test_loading_reports_progress_up_to_the_end() -> None:
     Model(CONFIG, lambda fraction: fractions.append(fraction) is None).close()
     assert fractions == sorted(fractions)
     assert fractions[-1] == pytest.approx(1.0)
+
+
+# A prompt that is computed aside
+
+
+def num_threads() -> int:
+    return len(list(Path("/proc/self/task").iterdir()))
+
+
+def test_a_runner_closes_while_a_prompt_is_half_computed_aside(model: Model) -> None:
+    num_before = num_threads()
+    runner = Runner(model, CONFIG)
+    assert runner.limits.aside_bytes > 0
+    num_open = num_threads()
+    runner.begin_aside(prompt(1, 500))
+    assert not runner.advance_aside(0.0, 64)
+    assert num_threads() == num_open + 1
+    runner.close()
+    assert num_threads() == num_before
+
+
+def test_what_is_cancelled_aside_leaves_no_thread(runner: Runner) -> None:
+    num_before = num_threads()
+    for _ in range(3):
+        runner.begin_aside(prompt(1, 500))
+        runner.advance_aside(0.0, 64)
+        runner.cancel_aside()
+    assert num_threads() == num_before
+
+
+def test_slices_of_a_prompt_aside_are_short_beside_all_of_it(runner: Runner) -> None:
+    runner.begin_aside(prompt(1, 500))
+    num_slices = 1
+    while not runner.advance_aside(0.0, 512):
+        num_slices += 1
+    assert num_slices > 20
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        pytest.param({"target_itl_ms": 0}, id="no target"),
+        pytest.param({"max_total_tokens": 256}, id="prompts are short"),
+        pytest.param({"kv_layout": "unified"}, id="one pool"),
+        pytest.param({"max_batch_size": 1}, id="nobody beside it"),
+    ],
+)
+def test_there_is_no_second_context_where_it_would_not_serve(
+    model: Model, changes: dict[str, object]
+) -> None:
+    runner = Runner(model, msgspec.structs.replace(CONFIG, **changes))
+    assert not runner.limits.has_aside
+    assert not runner.limits.aside_bytes
+    with pytest.raises(RunnerError, match="nothing aside"):
+        runner.begin_aside(prompt(1, 10))
+    runner.close()
+
+
+@pytest.mark.parametrize("at", [4, 12, 1 << 20])
+def test_states_of_another_layout_leave_prompts_in_their_slots(
+    model: Model, at: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(_aside, "NUM_STREAMS_AT", at)
+    runner = Runner(model, CONFIG)
+    assert not runner.limits.has_aside
+    assert "no prompt is computed aside" in caplog.text
+    assert [runner.num_cells(slot) for slot in range(8)] == [0] * 8
+    runner.close()

@@ -84,6 +84,8 @@ class FakeRunner:
         self._num_placed = 0
         self._read: set[int] = set()  # slots that the next step copies from,
         self._written: set[int] = set()  # and to
+        self._aside_ids: list[int] = []
+        self._num_aside: int | None = None  # of them computed; None where there are none
         self._last_result: StepResult | None = None
 
     def open(
@@ -214,6 +216,28 @@ class FakeRunner:
             target.places = list(range(self._num_placed + 1, self._num_placed + num_tokens + 1))
             self._num_placed += num_tokens
         return True
+
+    def begin_aside(self, token_ids: Int32s) -> None:
+        if not self.limits.has_aside or self._num_aside is not None:
+            raise RunnerError("begin_aside: there is one already, or there can be none")
+        self._aside_ids, self._num_aside = token_ids.tolist(), 0
+
+    def advance_aside(self, max_s: float, max_rows: int) -> bool:
+        assert self._num_aside is not None
+        self._num_aside += max_rows
+        return self._num_aside >= len(self._aside_ids)
+
+    def end_aside(self, slot: int) -> bool:
+        target = self._slot(slot)
+        if not self._aside_ids or target.num_cells:
+            raise RunnerError(f"end_aside: there is none, or slot {slot} has cells")
+        for token_id in self._aside_ids:
+            target.cells.append(mix(target.cells[-1], token_id + 1))
+        self._num_aside = None
+        return True
+
+    def cancel_aside(self) -> None:
+        self._num_aside = None
 
     def num_cells(self, slot: int) -> int:
         return self._slot(slot).num_cells

@@ -12,7 +12,9 @@ import signal
 import time
 from typing import cast
 
-from tgi_llamacpp.engine.runner import Plan, Runner, StepResult
+import numpy as np
+
+from tgi_llamacpp.engine.runner import Int32s, Plan, Runner, StepResult
 from tgi_llamacpp.errors import StartupError
 
 VARIABLE = "TGI_LLAMACPP_TEST_FAULT"
@@ -38,12 +40,16 @@ def with_fault(runner: Runner, fault: str | None) -> Runner:
 
 
 class FaultyRunner:
-    """A runner whose step never ends well when the marked id (None: any) is among its rows."""
+    """A runner whose step never ends well when the marked id (None: any) is among its rows.
+
+    Nor does a slice of a prompt aside that has it.
+    """
 
     def __init__(self, runner: Runner, kind: str, token_id: int | None) -> None:
         self._runner = runner
         self._kind = kind
         self._token_id = token_id
+        self._aside_ids = np.empty(0, np.int32)
 
     def __getattr__(self, name: str) -> object:
         return getattr(self._runner, name)
@@ -52,6 +58,15 @@ class FaultyRunner:
         if self._token_id is None or self._token_id in plan.token_ids:
             self._fail()
         return self._runner.step(plan)
+
+    def begin_aside(self, token_ids: Int32s) -> None:
+        self._aside_ids = token_ids
+        self._runner.begin_aside(token_ids)
+
+    def advance_aside(self, max_s: float, max_rows: int) -> bool:
+        if self._token_id is None or self._token_id in self._aside_ids:
+            self._fail()
+        return self._runner.advance_aside(max_s, max_rows)
 
     def _fail(self) -> None:
         if self._kind == "abort":

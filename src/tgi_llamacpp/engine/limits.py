@@ -33,6 +33,7 @@ class EngineLimits:
     max_host_cache_bytes: int = 0  # of the prefix cache's tier in host memory; 0: there is none
     target_itl_s: float = 0.0  # the longest that a step with decode rows shall take; 0 is no target
     is_optimistic: bool = False  # sequences run that may come to more than the budget together
+    min_aside_tokens: int = 256  # of a prompt that is computed beside the steps of streams
 
 
 def resolve_limits(
@@ -76,6 +77,7 @@ def resolve_limits(
         max_host_cache_bytes=config.max_host_cache_bytes if config.prefix_cache else 0,
         target_itl_s=config.target_itl_ms / 1000,
         is_optimistic=config.admission == "optimistic",
+        min_aside_tokens=config.min_aside_tokens,
     )
     return limits, notes
 

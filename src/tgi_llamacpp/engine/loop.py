@@ -12,6 +12,7 @@ import time
 from tgi_llamacpp.engine.planner import Batch
 from tgi_llamacpp.engine.runner import Runner, StepStatus
 from tgi_llamacpp.engine.scheduler import Scheduler
+from tgi_llamacpp.engine.sequence import Sequence
 from tgi_llamacpp.engine.stats import Summary
 from tgi_llamacpp.engine.step_times import StepTimes
 from tgi_llamacpp.engine.transport import Channel
@@ -96,7 +97,18 @@ class EngineLoop:
         if batch is None:
             self._page.end(self._scheduler.counters.num_steps)
             self._send_prompt_logprobs()
-            return
+        step_s = self._step(batch) if batch is not None else 0.0
+        if self._scheduler.aside.sequence is not None:
+            self._compute_aside(self._scheduler.aside.sequence, step_s)
+
+    def _compute_aside(self, sequence: Sequence, step_s: float) -> None:
+        self._is_idle = False
+        self._page.begin((sequence.seq_id, 0), sequence.num_to_prefill)
+        self._scheduler.aside.advance(step_s)
+        self._page.end(self._scheduler.counters.num_steps)
+
+    def _step(self, batch: Batch) -> float:
+        """Compute a batch and hand out what it gives; seconds until that was done."""
         self._is_idle = False
         self._page.begin(_whereabouts(batch), len(batch.plan.slots))
         started_s = time.perf_counter()
@@ -115,6 +127,7 @@ class EngineLoop:
         self._times.add(batch, result, stepped_s - started_s, delivery_s)
         if log.isEnabledFor(logging.DEBUG):
             _log_step(batch, result.status.name)
+        return stepped_s - started_s + delivery_s
 
     def _report(self) -> None:
         """Stats and log lines when they are due, and a check whenever work has run out."""
@@ -158,6 +171,8 @@ class EngineLoop:
                 num_tokens_ahead=scheduler.num_tokens_ahead,
                 host=scheduler.host_stats(),
                 num_preempted=counters.num_preempted,
+                num_aside=counters.num_aside,
+                aside_s=counters.aside_s,
             )
         )
 

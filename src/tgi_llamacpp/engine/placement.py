@@ -314,7 +314,7 @@ class Placement:
             self._cache.check_integrity(running)
         if self._host_tier:
             self._host_tier.check_integrity()
-        following = {one.seq_id for one in running if one.is_following}
+        following = {one.seq_id for one in running if one.is_following and not one.is_aside}
         assert self._followers.keys() == following, "followers are off"
         for _, leader, num_led in self._followers.values():
             assert leader.sequence is None or leader.num_ids >= num_led, "nobody will get there"

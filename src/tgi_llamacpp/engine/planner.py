@@ -81,9 +81,12 @@ def plan_step(
     max_step_outputs: int,
     costs: CostModel,
     target_itl_s: float = 0.0,
+    *,
+    may_prefill: bool = True,
 ) -> Batch | None:
     """The next step for all that run; None when nothing does. target_itl_s of 0 is no target.
 
+    Without may_prefill no prompt takes time from the decode rows, where there are any.
     max_step_outputs is at least the number of slots, so a prompt that is scored always moves on.
     """
     running = table.computing()
@@ -101,7 +104,7 @@ def plan_step(
     width = len(decoding) + len(dummies)
     if prefilling and decoding and target_itl_s:
         prompts = [(one.num_computed, one.num_to_prefill) for one in prefilling]
-        share = prefill_share(costs, target_itl_s, width, prompts, room)
+        share = prefill_share(costs, target_itl_s, width, prompts, room) if may_prefill else 0
         # Bridges run in the decode rows' pass; were they all of a share, the oldest would wait.
         room = max(share, min(len(bridging) + MIN_CHUNK_TOKENS, room)) if bridging else share
         if any(one.num_to_score for one in prefilling):

@@ -141,6 +141,11 @@ def _run(channel: Channel, start: Start, model: Model, runner: Runner, page: Ste
         runner.limits.max_pool_tokens,
         runner.limits.cache_bytes / (1 << 20),
     )
+    if runner.limits.has_aside:
+        log.info(
+            "long prompts beside running answers are computed aside, in %.1f MiB of cells more",
+            runner.limits.aside_bytes / (1 << 20),
+        )
     if limits.max_host_cache_bytes:
         log.info(
             "prefixes that leave it are kept in up to %d MiB of host memory",

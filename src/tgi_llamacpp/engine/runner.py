@@ -49,6 +49,8 @@ class RunnerLimits:
     max_top_tokens: int = MAX_TOP_TOKENS
     cache_bytes: int = 0  # of all cells, or states
     can_cut_states: bool = True  # what load() gave can be cut as well (not with a sliding window)
+    has_aside: bool = False  # a prompt can be computed beside the steps: begin_aside()
+    aside_bytes: int = 0  # of the cells that it takes until then
 
 
 def pooled_slots(max_running: int) -> int:
@@ -160,6 +162,27 @@ class Runner(Protocol):
         False where there is no room, or the slot still has to give or get cells with the next step;
         it has no cells then.
         """
+
+    def begin_aside(self, token_ids: Int32s) -> None:
+        """Take a prompt to compute beside the steps, from its beginning. One at a time.
+
+        Raises RunnerError where there is one already, or more ids than a slot holds.
+        """
+
+    def advance_aside(self, max_s: float, max_rows: int) -> bool:
+        """Go on with it for max_s, and what it takes to a next pause; True when it is over.
+
+        max_rows: of a pass that begins now. Raises RunnerError on a dead backend.
+        """
+
+    def end_aside(self, slot: int) -> bool:
+        """Give the cells of a prompt that is over to a slot that has none.
+
+        False where it failed or there is no room: the slot is empty.
+        """
+
+    def cancel_aside(self) -> None:
+        """Forget it; none is no error."""
 
     def num_cells(self, slot: int) -> int:
         """Positions that the slot holds, [0, num_cells)."""

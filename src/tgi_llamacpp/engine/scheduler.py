@@ -15,6 +15,7 @@ from collections.abc import Callable
 import numpy as np
 
 from tgi_llamacpp.engine.admission import Admission
+from tgi_llamacpp.engine.aside import Aside
 from tgi_llamacpp.engine.cost_model import CostModel, WidthCurve
 from tgi_llamacpp.engine.host_cache import HostCache
 from tgi_llamacpp.engine.host_tier import HostTier
@@ -62,6 +63,7 @@ class Scheduler:
             runner, limits.min_prefix_tokens, self.counters, self._host_tier
         )
         self._slots = self._placement.table
+        self.aside = Aside(runner, self._slots, self.counters, limits)
         self._admission = Admission(limits)
         self._running = self._admission.running
         self._num_arrivals = 0
@@ -175,18 +177,20 @@ class Scheduler:
         self._placement.arrange()
         self._transfers_s = self._host_tier.take_spent_s() if self._host_tier else 0.0
         target_s = self.limits.target_itl_s
+        self.aside.consider()
         return plan_step(
             self._slots,
             self.limits.max_step_tokens,
             self._runner.limits.max_step_outputs,
             self.costs,
             max(target_s - self._transfers_s, MIN_TARGET_S) if target_s else 0.0,
+            may_prefill=self.aside.sequence is None,
         )
 
     def learn(self, batch: Batch, step_s: float) -> None:
         """Take in how long a step took that was done."""
         error_s = step_s - self.costs.predict_s(batch.shape)
-        gap_s = step_s + self._transfers_s
+        gap_s = step_s + self._transfers_s + self.aside.take_spent_s()
         self.counters.add_time(batch, gap_s, error_s, self.limits.target_itl_s)
         if batch.plan.targets is None:  # the costs know no prompt tokens that are scored
             self.costs.learn(batch.shape, step_s)
@@ -212,6 +216,7 @@ class Scheduler:
     def _leave(self, sequence: Sequence, *, keep: bool) -> None:
         """End a running sequence. keep: its cells may serve others, until they are needed."""
         self._admission.end(sequence)
+        self.aside.leave(sequence)
         self._placement.release(sequence, keep=keep)
 
     def commit(self, batch: Batch, result: StepResult) -> StepOut | None:
@@ -335,6 +340,7 @@ class Scheduler:
     def _preempt(self, sequence: Sequence, *, keep: bool) -> None:
         """Back into the queue, by age; it resumes with the ids it has, and the cells if kept."""
         self._admission.requeue(sequence)
+        self.aside.leave(sequence)
         self._placement.release(sequence, keep=keep)
         sequence.num_preempted += 1
         self.counters.num_preempted += 1

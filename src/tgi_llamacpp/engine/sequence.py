@@ -46,6 +46,7 @@ class Sequence:
     slot: int | None = None
     num_computed: int = 0
     is_following: bool = False  # waits for another to compute what both begin with
+    is_aside: bool = False  # and waits, as its prompt is computed aside
     num_preempted: int = 0
     admitted_s: float = 0.0
     num_tokens: int = field(init=False)  # prompt and output so far

@@ -56,12 +56,14 @@ class Counters:
     num_preempted: int = 0
     num_moves: int = 0
     num_dummy_rows: int = 0
-    step_s: float = 0.0  # inside Runner.step
+    step_s: float = 0.0  # inside Runner.step and Runner.advance_aside
     prefix: PrefixCounters = field(default_factory=PrefixCounters)
     num_mixed_steps: int = 0  # steps that had prompt tokens beside decode rows,
     num_mixed_tokens: int = 0  # and how many prompt tokens
     mixed_error_s: float = 0.0  # of them, |measured - predicted|, summed
     num_late_steps: int = 0  # steps with decode rows that took longer than the latency target
+    num_aside: int = 0  # prompts that were computed aside,
+    aside_s: float = 0.0  # and what all slices took, of step_s
 
     def add_step(self, batch: Batch) -> None:
         """Count a step that was done."""

@@ -11,7 +11,7 @@ cdef class SlotCells:
     cdef int32_t* num  # owned, one a slot: its cells are those of positions [0, num)
     cdef int32_t* _num_loaded  # owned, one a slot: of its cells, those that load gave
     cdef int8_t* _pending  # owned, one a slot: a copy that the next decode does reads or writes it
-    cdef int32_t _num_slots
+    cdef int32_t num_slots
     cdef bint _can_trim
     cdef bint _is_unified
 

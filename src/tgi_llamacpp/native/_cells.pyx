@@ -27,7 +27,7 @@ cdef class SlotCells:
     cdef void open(self, ll.llama_context* ctx, int32_t num_slots, bint can_trim, bint is_unified) except *:
         self._ctx = ctx
         self._memory = ll.llama_get_memory(ctx)
-        self._num_slots = num_slots
+        self.num_slots = num_slots
         self._can_trim = can_trim
         self._is_unified = is_unified
         self.num = <int32_t*>PyMem_Calloc(num_slots, sizeof(int32_t))
@@ -41,7 +41,7 @@ cdef class SlotCells:
         cdef int32_t row, slot
         if status == -1:  # it was refused before anything was done
             return
-        for slot in range(self._num_slots):
+        for slot in range(self.num_slots):
             self._pending[slot] = 0
         if status == 1:  # the memory is as it was
             return
@@ -53,8 +53,9 @@ cdef class SlotCells:
 
     cdef void move(self, int32_t src, int32_t dst) noexcept:
         """Make the empty slot dst what src is."""
-        self._copy_all(src, dst)
-        self.drop(src)
+        if self.num[src]:  # else dst would be pending, and could not be loaded
+            self._copy_all(src, dst)
+            self.drop(src)
 
     cdef bint copy(self, int32_t src, int32_t dst, int32_t num_tokens) noexcept:
         """Give the empty dst a beginning of src; false where the memory cannot."""

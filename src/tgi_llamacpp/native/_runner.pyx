@@ -12,15 +12,15 @@ cimport cython
 from cpython.mem cimport PyMem_Calloc, PyMem_Free
 from libc.stdint cimport int8_t, int32_t, int64_t
 
-from tgi_llamacpp.config import MAX_TOP_TOKENS, MIN_STEP_OUTPUTS
-from tgi_llamacpp.engine.runner import (
-    NO_TARGET, NO_TOKEN, RunnerLimits, StepResult, StepStatus, pooled_slots,
-)
-from tgi_llamacpp.errors import RunnerError, StartupError
+from tgi_llamacpp.config import MAX_TOP_TOKENS
+from tgi_llamacpp.engine.runner import NO_TARGET, NO_TOKEN, RunnerLimits, StepResult, StepStatus
+from tgi_llamacpp.errors import RunnerError
 from tgi_llamacpp.native cimport llama as ll
 from tgi_llamacpp.native cimport sampler as smp
+from tgi_llamacpp.native._aside cimport Aside, open_aside
 from tgi_llamacpp.native._cells cimport SlotCells
-from tgi_llamacpp.native._ggml cimport ThreadPools, ggml_type_of
+from tgi_llamacpp.native._context cimport ContextShape, open_context
+from tgi_llamacpp.native._ggml cimport ThreadPools
 from tgi_llamacpp.native._model cimport Model
 from tgi_llamacpp.native._sampler cimport reset_sampler
 from tgi_llamacpp.native._score cimport ScoredRows
@@ -44,6 +44,7 @@ cdef class Runner:
     cdef ll.llama_batch _batch  # owned; max_step_tokens rows
     cdef ThreadPools _pools  # attached to the context, so freed after it
     cdef smp.Sampler** _samplers  # owned, one a slot
+    cdef Aside _aside  # None where no prompt is computed aside
     cdef ScoredRows _scored
     cdef SlotCells _cells
     cdef int8_t* _is_open  # owned, one a slot
@@ -62,74 +63,45 @@ cdef class Runner:
         self._num_slots = 0
 
     def __init__(self, Model model, config):
+        cdef ContextShape shape
         self._parent = model
         try:
-            self._open_context(config)
+            shape = ContextShape(model, config)
+            self._open(shape, config.model_path)
+            cache_bytes = int(log_lines.cache_mib * (1 << 20))
             self._pools = ThreadPools(config.n_threads, config.n_threads_batch)
             self._pools.attach(self._ctx)
-            self._allocate_slots()
+            self._allocate_slots(shape)
+            self._aside = open_aside(model, shape, config, self._pools, self._cells)
+            self.limits = self._limits(shape, cache_bytes)
         except BaseException:
             self.close()
             raise
 
-    def _open_context(self, config):
-        cdef ll.llama_context_params params = ll.llama_context_default_params()
-        num_slots = config.max_batch_size
-        max_slot_tokens = min(config.max_total_tokens, self._parent.context_length)
-        is_unified = config.is_kv_unified(max_slot_tokens)
-        can_trim = not (
-            ll.llama_model_is_recurrent(self._parent._model) or ll.llama_model_is_hybrid(self._parent._model)
-        )
-        params.n_batch = max(config.max_physical_batch_total_tokens, num_slots)
-        if is_unified and can_trim and config.prefix_cache:  # else each slot has a state of its own
-            num_slots = pooled_slots(num_slots)
-        if self._parent.device == "CPU" and num_slots % 4 == 3:
-            # A slot for a dummy row beside a full server: CPU kernels run rows in fours, and where
-            # three are left over, warm_up.py may find a fourth to make the step quicker.
-            num_slots += 1
-        params.n_ctx = config.max_batch_total_tokens if is_unified else num_slots * _padded(max_slot_tokens)
-        params.n_seq_max = num_slots
-        params.n_ubatch = config.max_physical_batch_total_tokens
-        self._max_step_outputs = max(num_slots, MIN_STEP_OUTPUTS)
-        params.n_outputs_max = self._max_step_outputs  # more than these in a step, and it asserts
-        params.n_threads = config.n_threads
-        params.n_threads_batch = config.n_threads_batch
-        params.flash_attn_type = (
-            ll.LLAMA_FLASH_ATTN_TYPE_AUTO if config.flash_attention else ll.LLAMA_FLASH_ATTN_TYPE_DISABLED
-        )
-        params.type_k = ggml_type_of(config.type_k)
-        params.type_v = ggml_type_of(config.type_v)
-        params.offload_kqv = config.offload_kqv
-        params.kv_unified = is_unified
-        params.swa_full = True  # else a dummy row or a later prefix evicts what a window still needs
-        log_lines.forget_error()
-        log_lines.cache_mib = 0.0
-        with nogil:
-            self._ctx = ll.llama_init_from_model(self._parent._model, params)
-        if self._ctx == NULL:
-            raise StartupError(f"Failed to init context: {log_lines.error or 'llama.cpp gave no reason'}")
-        if ll.llama_get_memory(self._ctx) == NULL:
-            raise StartupError(
-                f"{config.model_path} holds an embedding or other model without a memory; "
-                "only decoders that generate text can be served"
-            )
-        self._num_slots = num_slots
+    def _open(self, ContextShape shape, path):
+        self._ctx = open_context(self._parent, shape.params, path)
+        self._num_slots = shape.num_slots
         self._max_step_tokens = ll.llama_n_batch(self._ctx)
-        self._max_slot_tokens = min(max_slot_tokens, ll.llama_n_ctx_seq(self._ctx))
-        self.limits = RunnerLimits(
-            num_slots=num_slots,
+        self._max_step_outputs = shape.max_step_outputs
+        self._max_slot_tokens = min(shape.max_slot_tokens, ll.llama_n_ctx_seq(self._ctx))
+
+    def _limits(self, ContextShape shape, cache_bytes):
+        return RunnerLimits(
+            num_slots=self._num_slots,
             max_slot_tokens=self._max_slot_tokens,
             max_pool_tokens=ll.llama_n_ctx(self._ctx),
             max_step_tokens=self._max_step_tokens,
             max_step_outputs=self._max_step_outputs,
             num_vocab=self._parent.num_sampled_vocab,
-            is_unified=is_unified,
-            can_trim=can_trim,
-            cache_bytes=int(log_lines.cache_mib * (1 << 20)),
-            can_cut_states=can_trim and not ll.llama_model_n_swa(self._parent._model),
+            is_unified=shape.is_unified,
+            can_trim=shape.can_trim,
+            can_cut_states=shape.can_trim and not shape.has_window,
+            cache_bytes=cache_bytes,
+            has_aside=self._aside is not None,
+            aside_bytes=self._aside.cache_bytes if self._aside is not None else 0,
         )
 
-    def _allocate_slots(self):
+    def _allocate_slots(self, ContextShape shape):
         cdef int32_t slot
         self._batch = ll.llama_batch_init(self._max_step_tokens, 0, 1)
         self._samplers = <smp.Sampler**>PyMem_Calloc(self._num_slots, sizeof(smp.Sampler*))
@@ -137,7 +109,7 @@ cdef class Runner:
         if self._samplers == NULL or self._is_open == NULL:
             raise MemoryError("no memory for the slots")
         self._cells = SlotCells()
-        self._cells.open(self._ctx, self._num_slots, self.limits.can_trim, self.limits.is_unified)
+        self._cells.open(self._ctx, self._num_slots, shape.can_trim, shape.is_unified)
         for slot in range(self._num_slots):
             self._samplers[slot] = new smp.Sampler(self._parent.num_sampled_vocab)
         self._scored = ScoredRows(self._parent.num_sampled_vocab, self._max_step_outputs)
@@ -345,6 +317,30 @@ cdef class Runner:
             raise RunnerError(f"slot {slot} has {self._cells.num[slot]} of {num_tokens} saved cells")
         return bool(is_done)
 
+    def begin_aside(self, token_ids):
+        """Take a prompt to compute beside the steps. See engine.runner.Runner.begin_aside."""
+        if self._aside is None:
+            raise RunnerError("this context computes nothing aside")
+        self._aside.start(token_ids)
+
+    def advance_aside(self, double max_s, int32_t max_rows):
+        """Go on with it for some time; True when it is over. See engine.runner.Runner.advance_aside."""
+        if self._aside is None:
+            raise RunnerError("this context computes nothing aside")
+        return self._aside.advance(max_s, max_rows)
+
+    def end_aside(self, int32_t slot):
+        """Give what was computed to a slot without cells. See engine.runner.Runner.end_aside."""
+        self._check_slot(slot)
+        if self._aside is None or self._cells.num[slot]:
+            raise RunnerError(f"slot {slot} has {self._cells.num[slot]} cells and can take none from aside")
+        return self._aside.give(self._cells, slot)
+
+    def cancel_aside(self):
+        """Forget the prompt that is computed aside; none is no error."""
+        if self._aside is not None:
+            self._aside.cancel()
+
     def num_cells(self, int32_t slot):
         """Positions that the slot holds."""
         self._check_slot(slot)
@@ -370,6 +366,8 @@ cdef class Runner:
 
     cdef void _free(self) noexcept:
         cdef int32_t slot
+        if self._aside is not None:
+            self._aside.close()
         if self._samplers != NULL:
             for slot in range(self._num_slots):
                 del self._samplers[slot]
@@ -388,7 +386,3 @@ cdef class Runner:
             self._ctx = NULL
         if self._pools is not None:
             self._pools.close()
-
-
-def _padded(num_tokens):
-    return (num_tokens + 255) // 256 * 256  # llama.cpp pads a slot's cells to this

@@ -26,6 +26,9 @@ cdef extern from "ggml.h" nogil:
 
     const char* ggml_type_name(ggml_type type)
 
+    cdef struct ggml_tensor:
+        pass
+
     cdef struct ggml_threadpool:
         pass
     ctypedef ggml_threadpool* ggml_threadpool_t
@@ -49,6 +52,8 @@ cdef extern from "ggml-backend.h" nogil:
         GGML_BACKEND_DEVICE_TYPE_CPU
         GGML_BACKEND_DEVICE_TYPE_GPU
         GGML_BACKEND_DEVICE_TYPE_IGPU
+
+    ctypedef cbool (*ggml_backend_sched_eval_callback)(ggml_tensor* t, cbool ask, void* user_data) noexcept
 
     size_t ggml_backend_dev_count()
     ggml_backend_dev_t ggml_backend_dev_get(size_t index)
@@ -113,6 +118,8 @@ cdef extern from "llama.h" nogil:
         int32_t n_threads
         int32_t n_threads_batch
         llama_flash_attn_type flash_attn_type
+        ggml_backend_sched_eval_callback cb_eval
+        void* cb_eval_user_data
         ggml_type type_k
         ggml_type type_v
         cbool offload_kqv

@@ -45,6 +45,8 @@ def _own_counters(stats: Stats) -> list[str]:
         ("mixed_error_seconds", stats.mixed_error_s, "Error of the predicted time of mixed steps"),
         ("late_steps", stats.num_late_steps, "Steps of decoding sequences beyond the target"),
         ("preempted_sequences", stats.num_preempted, "Times a sequence gave way to be resumed"),
+        ("aside_prompts", stats.num_aside, "Prompts computed aside between others' steps"),
+        ("aside_seconds", stats.aside_s, "Time on prompts computed aside, of the steps' time"),
     ):
         lines += prometheus.single(f"tgi_llamacpp_{name}", "counter", value, help_text)
     return lines

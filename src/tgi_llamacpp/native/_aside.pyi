@@ -1,0 +1,5 @@
+# Nothing of Aside can be used from Python.
+
+NUM_STREAMS_AT: int
+
+class Aside: ...

@@ -1,0 +1,3 @@
+# Nothing of ContextShape can be used from Python.
+
+class ContextShape: ...
