@@ -201,6 +201,23 @@ def test_a_server_told_to_stop_during_a_reload_stops(site: Site) -> None:
         assert "Traceback" not in server.text
 
 
+def test_a_server_whose_engine_was_given_up_serves_again_after_a_hangup(site: Site) -> None:
+    with site.server() as server:
+        assert server.url
+        cut = site.first.with_name("cut")
+        cut.write_bytes(site.first.read_bytes()[:50_000])
+        cut.replace(site.first)  # and not into the file, which the engine has mapped
+        kill_engine(server, 1)
+        server.wait_for("no other engine will be started")
+        assert httpx.get(f"{server.url}/health").status_code == 503
+        site.serve(site.second)
+        hang_up(server)
+        server.wait_for("reloaded: 0 sequences moved")
+        assert httpx.get(f"{server.url}/health").status_code == 200
+        assert "error" not in str(asyncio.run(run_all(server.url, bodies(2, 20))))
+        assert server.stop() == 0
+
+
 @pytest.fixture
 def no_memory(tmp_path: Path) -> Iterator[dict[str, str]]:
     """An environment in which the machine says that it has none left."""
