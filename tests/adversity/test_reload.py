@@ -14,6 +14,7 @@ import pytest
 
 from tests.adversity.streams import EXACT, bodies, run_all
 from tests.server_process import PATIENCE_S, ServerProcess, copy_of_demo_model
+from tgi_llamacpp.engine.faults import VARIABLE
 
 NUM_TOKENS = 120
 SIZE = ("--max-batch-size=16", "--max-concurrent-requests=64")
@@ -246,4 +247,41 @@ def test_without_room_for_both_streams_pause(site: Site, no_memory: dict[str, st
         hang_up(server)
         server.wait_for("not reloaded: no room for a second engine")
         assert "error" not in str(asyncio.run(run_all(server.url, bodies(2, 20))))
+        assert server.stop() == 0
+
+
+def test_an_engine_that_does_not_load_in_the_pause_gives_way_to_the_former(
+    site: Site, no_memory: dict[str, str]
+) -> None:
+    with site.server(*EXACT, **no_memory) as server:
+        expected = streams_with(server, lambda: None)
+
+        def act() -> None:
+            site.serve(site.second)
+            hang_up(server)
+            kill_engine(server, 2)
+
+        assert streams_with(server, act) == expected
+        server.wait_for("not reloaded: .*SIGKILL")
+        server.wait_for("engine 3 goes on")
+        assert httpx.get(f"{server.url}/info").json()["model_id"] == str(site.first)
+        assert reloads(server) == {"failed": 1}
+        assert server.stop() == 0
+
+
+@pytest.mark.parametrize("has_room", [True, False])
+def test_an_engine_that_loads_and_computes_nothing_does_not_serve(
+    site: Site, no_memory: dict[str, str], has_room: bool
+) -> None:
+    environ = {VARIABLE: "abort:any"} | ({} if has_room else no_memory)
+    with site.server(**environ) as server:
+        assert server.url
+        site.serve(site.second)
+        hang_up(server)
+        server.wait_for("not reloaded: the engine .* not compute a token: it ended; .*SIGABRT")
+        if not has_room:
+            server.wait_for("engine 3 goes on")
+        assert httpx.get(f"{server.url}/health").status_code == 200
+        assert httpx.get(f"{server.url}/info").json()["model_id"] == str(site.first)
+        assert reloads(server) == {"failed": 1}
         assert server.stop() == 0

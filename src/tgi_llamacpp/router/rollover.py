@@ -138,16 +138,10 @@ class Rollover:
     ) -> ReloadOutcome:
         """A second engine takes over the open requests, or new ones alone."""
         candidate = await self._start_candidate(old, new)
-        try:
-            may_move = _may_move(old, new, candidate.ready)
-            engine = old.engine if may_move else self._new_engine(old, new)
-            serving = self._make_serving(new, engine, candidate.ready, workers)
-            num_open = old.engine.client.num_open
-            await engine.supervisor.take_over(candidate, new.engine_settings)
-        except BaseException:
-            await candidate.end()
-            raise
-        self._switch(serving)
+        may_move = _may_move(old, new, candidate.ready)
+        engine = old.engine if may_move else self._new_engine(old, new)
+        num_open = old.engine.client.num_open
+        await self._take_over(engine, candidate, new, workers)
         if may_move:
             logger.info("reloaded: %d sequences moved to engine %d", num_open, engine.client.epoch)
             return "moved"
@@ -158,6 +152,39 @@ class Rollover:
             old.engine.client.epoch,
         )
         return "drained"
+
+    async def _start_in_turn(
+        self, old: Serving, new: Preparation, workers: TextWorkers
+    ) -> ReloadOutcome:
+        """First the end of the one, then the start of the other; if that fails, the one again."""
+        supervisor = old.engine.supervisor
+        await supervisor.pause()
+        try:
+            candidate = await self._start_candidate(old, new)
+            if not _may_move(old, new, candidate.ready):
+                await candidate.end()
+                raise StartupError(
+                    "the new engine has less room for a sequence than open requests may take: raise"
+                    " --max-batch-total-tokens, or restart the server to serve the model so"
+                )
+            await self._take_over(old.engine, candidate, new, workers)
+        except BaseException:
+            supervisor.resume()
+            raise
+        logger.info("reloaded: engine %d serves", old.engine.client.epoch)
+        return "paused"
+
+    async def _take_over(
+        self, engine: Engine, candidate: Candidate, new: Preparation, workers: TextWorkers
+    ) -> None:
+        """The candidate is this engine's process from here on, and new requests go there."""
+        try:
+            serving = self._make_serving(new, engine, candidate.ready, workers)
+            await engine.supervisor.take_over(candidate, new.engine_settings)
+        except BaseException:
+            await candidate.end()
+            raise
+        self._switch(serving)
 
     async def _start_candidate(self, old: Serving, new: Preparation) -> Candidate:
         try:
@@ -173,22 +200,6 @@ class Rollover:
         )
         _log_notes(candidate.ready)
         return candidate
-
-    async def _start_in_turn(
-        self, old: Serving, new: Preparation, workers: TextWorkers
-    ) -> ReloadOutcome:
-        """First the end of the one, then the start of the other."""
-        supervisor = old.engine.supervisor
-        ready = await supervisor.start_anew(new.engine_settings)
-        _log_notes(ready)
-        try:
-            serving = self._make_serving(new, old.engine, ready, workers)
-        except StartupError:
-            await supervisor.start_anew(old.prepared.engine_settings)
-            raise
-        self._switch(serving)
-        logger.info("reloaded: engine %d serves", old.engine.client.epoch)
-        return "paused"
 
     def _new_engine(self, old: Serving, new: Preparation) -> Engine:
         former = old.engine.client
@@ -215,13 +226,17 @@ class Rollover:
         self._on_switch(serving.prepared.config)
 
     async def _retire(self, former: Serving) -> None:
-        """Wait for its requests, and take it down, with its engine if that is not another's."""
+        """Wait for its requests, and take it down, with its engine if that is not another's.
+
+        `stop` knows it until all is done, and does what remains.
+        """
         await former.wait_idle()
-        del self._retiring[former]
         await former.close()
-        if former.engine not in self._engines():
+        others = (self._front.serving, *(one for one in self._retiring if one is not former))
+        if all(one.engine is not former.engine for one in others):
             await former.engine.supervisor.stop()
             logger.info("engine %d has finished its requests", former.engine.client.epoch)
+        del self._retiring[former]
         gc.unfreeze()  # what the former had in memory can go,
         gc.collect()
         gc.freeze()  # and what is loaded now stays out of collections

@@ -105,25 +105,17 @@ class EngineSupervisor:
         self._client.take_over(candidate.engine)
         self._task = asyncio.create_task(self._keep_alive())
 
-    async def start_anew(self, settings: EngineSettings) -> Ready:
-        """End the engine and start one with these settings; what is open waits for it.
-
-        Raises StartupError; then one with the settings of before is on its way.
-        """
+    async def pause(self) -> None:
+        """End the engine. What is open waits, for `take_over` or `resume`."""
         await self._look_away()
         self._client.recovery.begin()
         await self._client.disconnect()
         await self._end_process()
-        before, self.settings = self.settings, settings
+
+    def resume(self) -> None:
+        """After a pause: an engine with the settings of before is on its way."""
         self._patience = Patience(self._backoff_s)
-        try:
-            ready = await self._start_engine(LoadProgress(None).show)
-        except BaseException:
-            self.settings = before
-            self._task = asyncio.create_task(self._keep_alive())
-            raise
         self._task = asyncio.create_task(self._keep_alive())
-        return ready
 
     async def _look_away(self) -> None:
         """Replace no engine for now, also none that has just ended."""
