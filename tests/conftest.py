@@ -98,6 +98,11 @@ class RunningServer:
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}"
 
+    @property
+    def connections(self) -> list[Any]:
+        """uvicorn's, to be touched on the server's thread."""
+        return list(self._server.server_state.connections)
+
     def call(self, work: Coroutine[Any, Any, T]) -> T:
         """Run `work` on the server's loop and wait for its result."""
         return asyncio.run_coroutine_threadsafe(work, self.loop).result(timeout=20)

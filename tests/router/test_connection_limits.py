@@ -8,7 +8,7 @@ from functools import partial
 
 import pytest
 
-from tests.adversity.raw_http import connect, get, post, post_json
+from tests.adversity.raw_http import RawConnection, connect, get, post, post_json
 from tests.conftest import MakeServer, RunningServer, running_servers
 from tests.fake_engine import FakeToken
 from tgi_llamacpp.messages import Submit
@@ -136,6 +136,29 @@ def test_one_connection_too_many_costs_the_one_that_is_idle_longest(quick: Runni
         assert opened[0].is_closed_within(0.5)
         opened[-1].send(get("/health"))
         assert opened[-1].answer().status == 200
+
+
+def test_a_connection_that_is_closed_and_not_gone_is_no_room(quick: RunningServer) -> None:
+    with ExitStack() as stack:
+        opened = []
+        for _ in range(QUICK.max_connections):
+            opened.append(stack.enter_context(connect(quick.url)))
+            opened[-1].send(get("/health"))
+            assert opened[-1].answer().status == 200
+        quick.do(lambda: leave_unread(quick, opened[0]))
+        newcomers = [stack.enter_context(connect(quick.url)) for _ in range(2)]
+        assert opened[1].is_closed_within(0.5)
+        for newcomer in newcomers:
+            newcomer.send(get("/health"))
+            assert newcomer.answer().status == 200
+
+
+def leave_unread(server: RunningServer, client: RawConnection) -> None:
+    """Close the server's end of a connection with so much on its way that it stays."""
+    for one in server.connections:
+        if one.client == client.sock.getsockname():
+            one.transport.write(bytes(1 << 25))
+            one.transport.close()
 
 
 def test_what_runs_is_not_cut_off_for_another_connection(make_server: MakeServer) -> None:

@@ -195,7 +195,8 @@ class BoundedProtocol(Http1Protocol):
     def _make_room(self) -> None:
         """There is one connection too many: close the idlest, or this one where all are busy."""
         others = (cast(BoundedProtocol, one) for one in self.connections if one is not self)
-        waiting = [one for one in others if not one._is_answering()]
+        # One that is closed may still have an answer to deliver; it is no room by itself.
+        waiting = [one for one in others if not (one._is_answering() or one.transport.is_closing())]
         if not waiting:
             self._refuse(503)
             return
