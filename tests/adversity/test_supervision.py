@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import os
 import signal
 from collections.abc import AsyncIterator
@@ -35,6 +36,7 @@ class Supervised:
         self.client = EngineClient()
         self.processes: list[EngineProcess] = []
         self.reasons: list[str] = []
+        self.num_refusals = 0  # of the system, before it starts another process
         self.supervisor = EngineSupervisor(
             self.client,
             EngineSettings(ENGINE_CONFIG, watchdog_s),
@@ -44,6 +46,9 @@ class Supervised:
         )
 
     def _start_process(self) -> EngineProcess:
+        if self.num_refusals:
+            self.num_refusals -= 1
+            raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
         self.processes.append(EngineProcess(ENGINE))
         return self.processes[-1]
 
@@ -102,6 +107,19 @@ def test_texts_are_those_of_an_undisturbed_engine_whenever_it_is_killed() -> Non
                 assert first
             texts = await asyncio.gather(*(text_of(mailbox) for mailbox in mailboxes[1:]))
             assert texts == [text_alone(one) for one in wanted[1:]]
+
+    asyncio.run(run(main()))
+
+
+def test_a_system_that_starts_no_process_for_a_moment_is_asked_again() -> None:
+    async def main() -> None:
+        async with supervised() as world:
+            wanted = submit_of(3, 5, 50)
+            world.num_refusals = 3
+            mailbox = world.submit(wanted)
+            os.kill(world.processes[0].pid, signal.SIGKILL)
+            assert await text_of(mailbox) == text_alone(wanted)
+            assert len(world.processes) == 2
 
     asyncio.run(run(main()))
 

@@ -128,7 +128,7 @@ class EngineSupervisor:
         try:
             self._process = process = self._start_process()
         except OSError as error:
-            raise StartupError(f"the engine cannot be started: {error}") from error
+            raise _NoWordError(f"the engine cannot be started: {error}") from error
         logger.info("engine %d started, pid %d", self._client.epochs.last + 1, process.pid)
         try:
             ready = await self._client.start(
@@ -142,7 +142,7 @@ class EngineSupervisor:
             returncode = await self._end_process()
             if returncode is not None and returncode < 0:
                 message = f"the engine did not load the model; {describe_exit(returncode)}"
-                raise _LoadCrashError(message) from error
+                raise _NoWordError(message) from error
             raise
         self._ready_s = time.monotonic()
         return ready
@@ -245,8 +245,8 @@ class EngineSupervisor:
             except StartupError as error:
                 logger.error("engine %d did not come up: %s", self._client.epoch, error)
                 self._last_end = str(error)
-                is_crash = isinstance(error, _LoadCrashError)
-                if self._patience.on_failed_load(str(error), is_certain=not is_crash):
+                is_certain = not isinstance(error, _NoWordError)
+                if self._patience.on_failed_load(str(error), is_certain=is_certain):
                     raise _NoUseError(
                         f"The engine ended, and cannot load the model again: {error}"
                     ) from error
@@ -257,8 +257,8 @@ class EngineSupervisor:
         )
 
 
-class _LoadCrashError(StartupError):
-    """The engine died while it loaded, without a word."""
+class _NoWordError(StartupError):
+    """The engine died while it loaded, or could not be started: the next one may do better."""
 
 
 class _NoUseError(Exception):
