@@ -39,9 +39,14 @@ class MemoryNeed:
         return f"{self.needed / _MIB:.0f} MiB needed, {available} available"
 
 
-def second_engine(old: Preparation, new: Preparation, old_pid: int | None) -> MemoryNeed:
-    """What an engine for `new` would need, while that for `old` runs as process old_pid."""
-    resident = machine.resident_bytes(old_pid) if old_pid is not None else 0
+def second_engine(
+    old: Preparation, new: Preparation, old_pid: int | None, num_held_bytes: int
+) -> MemoryNeed:
+    """What an engine for `new` would need, while that for `old` runs as process old_pid.
+
+    num_held_bytes: of that process's, the prefixes in host memory, which the new engine lacks.
+    """
+    resident = machine.resident_bytes(old_pid) - num_held_bytes if old_pid is not None else 0
     old_cache, new_cache = (kv_cache_bytes(one.metadata, one.engine_config) for one in (old, new))
     weights = new.num_weight_bytes
     grown = resident + weights - old.num_weight_bytes + new_cache - old_cache

@@ -95,7 +95,10 @@ class Rollover:
         may_move = _may_move(old, new)
         if _is_on_gpu(old):
             return await self._replace_on_gpu(old, new, workers, may_move)
-        need = memory_need.second_engine(old.prepared, new, old.engine.supervisor.pid)
+        stats = old.engine.client.stats
+        num_held_bytes = stats.host.num_bytes if stats is not None else 0
+        pid = old.engine.supervisor.pid
+        need = memory_need.second_engine(old.prepared, new, pid, num_held_bytes)
         if need.fits:
             return await self._start_beside(old, new, workers)
         if not may_move:
