@@ -40,6 +40,7 @@ class Preparation:
     files: ModelFiles
     weights: tuple[FileState, ...]  # of every part, before it was read
     metadata: GgufMetadata
+    pieces_hash: str  # of metadata's tokens
     tokenizer: LoadedTokenizer
     chat_template: ChatTemplate
     content_guard: ContentGuard | None
@@ -63,7 +64,7 @@ class Preparation:
         Raises StartupError.
         """
         metadata = self.metadata
-        if ready.num_vocab != metadata.num_vocab or ready.pieces_hash != metadata.pieces_hash():
+        if ready.num_vocab != metadata.num_vocab or ready.pieces_hash != self.pieces_hash:
             raise StartupError(
                 f"the engine read another vocabulary from {metadata.path} than the router:"
                 " the file changed while it was loaded; start again"
@@ -96,6 +97,7 @@ def prepare(config: ServerConfig, name: str | None) -> Preparation:
         files=files,
         weights=weights,
         metadata=metadata,
+        pieces_hash=metadata.pieces_hash(),
         tokenizer=tokenizer,
         chat_template=template,
         content_guard=make_guard(config.special_tokens_in_content, tokenizer),

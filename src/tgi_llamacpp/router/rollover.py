@@ -270,7 +270,7 @@ def _may_move(old: Serving, new: Preparation, ready: Ready | None = None) -> boo
     new one: tokens mean the same, and as many of them fit."""
     former = old.engine.client.ready
     assert former is not None
-    if former.pieces_hash != new.metadata.pieces_hash():
+    if former.pieces_hash != new.pieces_hash:
         return False
     room = new.derived.max_total_tokens
     if ready is not None:
