@@ -191,6 +191,16 @@ def test_hangups_during_a_reload_are_one_more_and_requests_are_served(site: Site
         assert server.stop() == 0
 
 
+def test_a_hangup_before_the_server_is_up_is_a_reload_once_it_is(site: Site) -> None:
+    with site.server() as server:
+        server.wait_for("tgi-llamacpp [0-9]")
+        site.serve(site.second, "prometheus-port = 9001")
+        hang_up(server)
+        server.wait_for("sequences moved to engine 2")
+        server.wait_for("--prometheus-port: no effect here")
+        assert server.stop() == 0
+
+
 def test_a_server_told_to_stop_during_a_reload_stops(site: Site) -> None:
     with site.server() as server:
         assert server.url

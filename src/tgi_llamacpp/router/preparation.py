@@ -12,6 +12,7 @@ import threading
 from dataclasses import dataclass
 from pathlib import Path
 
+from tgi_llamacpp import flags
 from tgi_llamacpp.config import EngineConfig, ServerConfig
 from tgi_llamacpp.derive import Derived, derive, engine_config
 from tgi_llamacpp.errors import StartupError
@@ -77,6 +78,7 @@ def prepare(config: ServerConfig, name: str | None) -> Preparation:
     name: of the model, for clients; its --model-id where it has none.
     Raises StartupError and UsageError.
     """
+    _warn_of_ignored(config)
     files = find_model(config)
     weights = tuple(_state_of(Path(part)) for part in parts(str(files.gguf)))
     metadata = read_metadata(files.gguf)
@@ -102,6 +104,12 @@ def prepare(config: ServerConfig, name: str | None) -> Preparation:
         chat_template=template,
         content_guard=make_guard(config.special_tokens_in_content, tokenizer),
     )
+
+
+def _warn_of_ignored(config: ServerConfig) -> None:
+    names = ["--" + name.replace("_", "-") for name in flags.ignored(config)]
+    if names:
+        logger.warning("%s: no effect here", ", ".join(names))
 
 
 async def prepare_beside(config: ServerConfig, name: str | None) -> Preparation:

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 import uvloop
 
-from tgi_llamacpp import __version__, flags, logs
+from tgi_llamacpp import __version__, logs
 from tgi_llamacpp.config import ServerConfig
 from tgi_llamacpp.derive import derive
 from tgi_llamacpp.errors import EngineFailedError, StartupError
@@ -71,22 +71,16 @@ def run(
     """
     logs.setup("router", config.log_level, config.json_output)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # nothing is there yet to be read again
+    reload = Reload(read_config)
+    signal.signal(signal.SIGHUP, lambda number, frame: reload.request())  # for when it is up
     sys.setswitchinterval(_SWITCH_INTERVAL_S)
     logger.info("tgi-llamacpp %s", __version__)
-    _warn_of_ignored(config)
     derive(config, usable_cpus())  # what contradicts itself fails here, before a download
     with _bind(config) as sock:
         keys = ApiKeys(config.api_key, config.api_key_file)
         launch = Launch(prepare(config, name), keys, name, sock, on_listening)
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(_serve(launch, Reload(read_config)))
-
-
-def _warn_of_ignored(config: ServerConfig) -> None:
-    names = ["--" + name.replace("_", "-") for name in flags.ignored(config)]
-    if names:
-        logger.warning("%s: no effect here", ", ".join(names))
+            runner.run(_serve(launch, reload))
 
 
 def _bind(config: ServerConfig) -> socket.socket:
