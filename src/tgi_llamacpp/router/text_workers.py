@@ -6,6 +6,7 @@ Owns their start and their end. Built by server.py and by rollover.py, one for e
 from __future__ import annotations
 
 from tgi_llamacpp.config import ServerConfig
+from tgi_llamacpp.errors import EngineUnavailable, StartupError
 from tgi_llamacpp.messages import Ready
 from tgi_llamacpp.router.detokenizer import Detokenizer
 from tgi_llamacpp.router.preparation import Preparation
@@ -26,8 +27,14 @@ class TextWorkers:
         self._renderer = TemplateRenderer(prepared.chat_template, _render_limits(prepared.config))
 
     async def prepare(self) -> None:
-        """Render once, so that no request waits for what the first render needs."""
-        await self._chat_pool.run(self._renderer.prepare)
+        """Render once, so that no request waits for what the first render needs.
+
+        Raises StartupError where there is no process to render in.
+        """
+        try:
+            await self._chat_pool.run(self._renderer.prepare)
+        except EngineUnavailable as error:
+            raise StartupError(error.message) from error
 
     def tools(self, ready: Ready) -> TextTools:
         """For the handlers, with what the engine says of the vocabulary."""
