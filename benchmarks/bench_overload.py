@@ -16,6 +16,7 @@ import asyncio
 import collections
 import json
 import random
+import signal
 import sys
 import time
 from collections.abc import Sequence
@@ -244,6 +245,7 @@ def main() -> int:
     parser.add_argument("--capacity-seconds", type=float, default=20.0)
     parser.add_argument("--threads", type=int, default=2)
     options = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # the server is stopped on the way out
     try:
         with serving(lambda port: command(options.model, port, options.threads)) as (url, pid):
             seconds, capacity_s = options.seconds, options.capacity_seconds

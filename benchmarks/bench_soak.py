@@ -17,6 +17,7 @@ import collections
 import datetime
 import json
 import random
+import signal
 import sys
 import time
 from dataclasses import asdict, dataclass, field
@@ -75,6 +76,7 @@ def main() -> int:
     options = parser.parse_args()
     if options.minutes < 1:
         parser.error("--minutes below 1 has too few samples for a slope")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # the server is stopped on the way out
     try:
         return _run(options)
     except BenchError as error:
