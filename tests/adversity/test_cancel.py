@@ -10,6 +10,7 @@ import struct
 from typing import Any
 
 import httpx
+import pytest
 
 from tests.adversity.streams import EXACT, Body, bodies, run, run_all
 from tests.server_process import PATIENCE_S, ServerProcess
@@ -102,16 +103,21 @@ def test_five_hundred_disconnects_leave_nothing_behind() -> None:
         check_unharmed(server)
 
 
-async def abort_beside(server: ServerProcess, long: Body, short: Body, *, leaves: Body) -> Any:
-    """Events of the one of both that stays, when the other leaves while `long` is prefilled."""
+async def abort_beside(
+    server: ServerProcess, long: Body, short: Body, *, leaves: Body, counter: str
+) -> Any:
+    """Events of the one of both that stays, when the other leaves while `long` is prefilled.
+
+    counter: a metric that moves while it is.
+    """
     limits = httpx.Limits(max_connections=4)
     async with httpx.AsyncClient(base_url=server.url, timeout=PATIENCE_S, limits=limits) as client:
         first = asyncio.Event()
         decoding = asyncio.create_task(run(client, short, first.set))
         await first.wait()
-        before = value(server, "tgi_llamacpp_mixed_steps")
+        before = value(server, counter)
         prefilling = asyncio.create_task(run(client, long, lambda: None))
-        while value(server, "tgi_llamacpp_mixed_steps") == before:
+        while value(server, counter) == before:
             await asyncio.sleep(0)
         goes, stays = (decoding, prefilling) if leaves is short else (prefilling, decoding)
         assert not goes.done()
@@ -120,7 +126,14 @@ async def abort_beside(server: ServerProcess, long: Body, short: Body, *, leaves
         return await stays
 
 
-def test_a_stream_that_is_aborted_while_another_prefills_harms_nobody() -> None:
+@pytest.mark.parametrize(
+    ("target_itl_ms", "counter"),
+    [(0, "tgi_llamacpp_mixed_steps"), (250, "tgi_llamacpp_aside_seconds")],
+    ids=["in chunks", "aside"],
+)
+def test_a_stream_that_is_aborted_while_another_prefills_harms_nobody(
+    target_itl_ms: int, counter: str
+) -> None:
     """What wedged llama-server (its issue 27604): all later requests and /health hung."""
     prompt = " ".join(f"word{i}" for i in range(300))
     common = {"temperature": 0, "ignore_eos": True, "stream": True}
@@ -134,10 +147,13 @@ def test_a_stream_that_is_aborted_while_another_prefills_harms_nobody() -> None:
         "--max-batch-size=2",
         f"--max-concurrent-requests={MAX_PERMITS}",
         "--disable-prefix-cache",
+        f"--target-itl-ms={target_itl_ms}",
         **CHECKED,
     ) as server:
         expected_long, expected_short = asyncio.run(run_all(server.url, [long, short]))
-        assert asyncio.run(abort_beside(server, long, short, leaves=short)) == expected_long
-        assert asyncio.run(abort_beside(server, long, short, leaves=long)) == expected_short
+        events = asyncio.run(abort_beside(server, long, short, leaves=short, counter=counter))
+        assert events == expected_long
+        events = asyncio.run(abort_beside(server, long, short, leaves=long, counter=counter))
+        assert events == expected_short
         wait_for_rest(server)
         check_unharmed(server)
