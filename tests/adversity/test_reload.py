@@ -143,16 +143,17 @@ def test_what_cannot_be_served_is_told_and_changes_nothing(site: Site, tmp_path:
 def test_an_engine_that_dies_as_it_loads_is_nobodys_loss(site: Site) -> None:
     with site.server(*EXACT) as server:
         expected = streams_with(server, lambda: None)
-
-        def act() -> None:
-            site.serve(site.second)
-            hang_up(server)
-            kill_engine(server, 2)
-
-        assert streams_with(server, act) == expected
+        assert streams_with(server, lambda: kill_the_next(site, server)) == expected
         server.wait_for("not reloaded: .*SIGKILL")
         assert httpx.get(f"{server.url}/health").status_code == 200
         assert server.stop() == 0
+
+
+def kill_the_next(site: Site, server: ServerProcess) -> None:
+    """Ask for the second model, and kill the engine that loads it."""
+    site.serve(site.second)
+    hang_up(server)
+    kill_engine(server, 2)
 
 
 def kill_engine(server: ServerProcess, number: int) -> None:
@@ -265,13 +266,7 @@ def test_an_engine_that_does_not_load_in_the_pause_gives_way_to_the_former(
 ) -> None:
     with site.server(*EXACT, **no_memory) as server:
         expected = streams_with(server, lambda: None)
-
-        def act() -> None:
-            site.serve(site.second)
-            hang_up(server)
-            kill_engine(server, 2)
-
-        assert streams_with(server, act) == expected
+        assert streams_with(server, lambda: kill_the_next(site, server)) == expected
         server.wait_for("not reloaded: .*SIGKILL")
         server.wait_for("engine 3 goes on")
         assert httpx.get(f"{server.url}/info").json()["model_id"] == str(site.first)

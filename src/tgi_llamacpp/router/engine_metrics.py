@@ -6,6 +6,8 @@ prompt is TGI's prefill, also where others decode in it; one of next tokens alon
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from tgi_llamacpp.histogram import DURATION_BOUNDS_S, Counts, Histogram
 from tgi_llamacpp.messages import (
     PREFIX_MISSES,
@@ -52,15 +54,22 @@ def _own_counters(stats: Stats) -> list[str]:
     return lines
 
 
-def _prefix_cache(stats: PrefixStats) -> list[str]:
+def _singles(prefix: str, rows: Iterable[tuple[str, str, float, str]]) -> list[str]:
+    """Metrics without labels. rows: name behind the prefix, kind, value, help."""
     lines: list[str] = []
-    for name, kind, value, help_text in (
+    for name, kind, value, help_text in rows:
+        lines += prometheus.single(f"{prefix}_{name}", kind, value, help_text)
+    return lines
+
+
+def _prefix_cache(stats: PrefixStats) -> list[str]:
+    rows = (
         ("hits", "counter", stats.num_hits, "Sequences whose prompt began with cached tokens"),
         ("cached_tokens", "counter", stats.num_cached_tokens, "Prompt tokens from the cache"),
         ("evictions", "counter", stats.num_evictions, "Finished sequences that had to go"),
         ("parked_tokens", "gauge", stats.num_parked_tokens, "Tokens of finished sequences kept"),
-    ):
-        lines += prometheus.single(f"tgi_llamacpp_prefix_cache_{name}", kind, value, help_text)
+    )
+    lines = _singles("tgi_llamacpp_prefix_cache", rows)
     misses = {reason: stats.num_misses.get(reason, 0) for reason in PREFIX_MISSES}
     return lines + prometheus.counters(
         "tgi_llamacpp_prefix_cache_misses",
@@ -71,8 +80,7 @@ def _prefix_cache(stats: PrefixStats) -> list[str]:
 
 
 def _host_tier(stats: HostStats) -> list[str]:
-    lines: list[str] = []
-    for name, kind, value, help_text in (
+    rows = (
         ("hits", "counter", stats.num_hits, "Prefix cache hits served from host memory"),
         ("cached_tokens", "counter", stats.num_cached_tokens, "Prompt tokens from host memory"),
         ("bytes", "gauge", stats.num_bytes, "Host memory held for prefixes"),
@@ -85,8 +93,8 @@ def _host_tier(stats: HostStats) -> list[str]:
         ("loads", "counter", stats.num_loads, "Sequences loaded from host memory"),
         ("loaded_bytes", "counter", stats.num_loaded_bytes, "Bytes loaded from host memory"),
         ("load_seconds", "counter", stats.load_s, "Time spent loading from host memory"),
-    ):
-        lines += prometheus.single(f"tgi_llamacpp_cache_ram_{name}", kind, value, help_text)
+    )
+    lines = _singles("tgi_llamacpp_cache_ram", rows)
     for name, skips in (("save", stats.num_save_skips), ("load", stats.num_load_skips)):
         lines += prometheus.counters(
             f"tgi_llamacpp_cache_ram_{name}_skips",
