@@ -4,9 +4,11 @@
     python -m benchmarks.bench_overload --model 0.5B --factor 10 --seconds 60
 
 First a closed loop of as many clients as requests are accepted at once: its rate is the capacity,
-and its latencies are those of a full server. Then requests arrive at random, at `factor` times that
-rate, whatever becomes of them. Every answer has to be a whole stream or a 429 with Retry-After. The
-resident memory of router and engine is read all the while. The last line of the output is JSON.
+and its latencies are those of a full server that refuses nobody. Then requests arrive at random, at
+`factor` times that rate, whatever becomes of them. Both ask prompts of as many tokens, each its
+own, so that refusals are the only difference; the bench fails if the server counted otherwise.
+Every answer has to be a whole stream or a 429 with Retry-After. Resident memory and CPU time of
+router, engine and clients are read all the while. The last line of the output is JSON.
 """
 
 from __future__ import annotations
@@ -16,13 +18,14 @@ import asyncio
 import collections
 import json
 import random
+import re
 import signal
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from statistics import quantiles
+from statistics import fmean, quantiles
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -30,12 +33,16 @@ import uvloop
 
 from benchmarks.contestants import serving
 from benchmarks.load_generator import BenchError
-from benchmarks.machine_state import describe
+from benchmarks.machine_state import cpu_s_of_tree, describe
 from benchmarks.make_models import ensure_model
+from benchmarks.process_memory import children
+from benchmarks.scenarios import make_prompt
 
 NUM_SLOTS = 8
 NUM_PERMITS = 2 * NUM_SLOTS
 _RSS_INTERVAL_S = 0.5
+_USAGE = re.compile(rb'"prompt_tokens":(\d+).*"cached_tokens":(\d+)')
+_MAX_PROMPT_RATIO = 1.05  # of the two loads' mean tokens to compute
 
 
 @dataclass
@@ -46,27 +53,31 @@ class Answer:
     status: int = 0
     retry_after: str | None = None
     token_times_s: list[float] = field(default_factory=list)
+    num_prompt_tokens: int = 0
+    num_cached_tokens: int = 0
     is_whole: bool = False
 
 
 @dataclass(frozen=True)
 class Load:
-    """What is asked, again and again."""
+    """What is asked, again and again; every prompt is another one, and as long."""
 
     url: str
-    num_prompt_words: int = 64
+    num_prompt_tokens: int = 128
     num_tokens: int = 32
+    rng: random.Random = field(default_factory=lambda: random.Random(1))
 
-    def request(self, number: int) -> bytes:
+    def request(self) -> bytes:
         parts = urlsplit(self.url)
-        prompt = " ".join(f"{number}w{i}" for i in range(self.num_prompt_words // 4))
-        body: dict[str, object] = {"prompt": prompt, "max_tokens": self.num_tokens}
-        body |= {
+        body = {
+            "prompt": make_prompt(self.rng, self.num_prompt_tokens),
+            "max_tokens": self.num_tokens,
             "ignore_eos": True,
             "stream": True,
+            "stream_options": {"include_usage": True},
             "temperature": 0,
-            "logprobs": 0,
-        }  # so that every token is an event
+            "logprobs": 0,  # so that every token is an event
+        }
         content = json.dumps(body).encode()
         head = (
             f"POST {parts.path} HTTP/1.1\r\nHost: {parts.netloc}\r\nConnection: close\r\n"
@@ -75,38 +86,77 @@ class Load:
         return head.encode() + content
 
 
-async def ask(load: Load, number: int) -> Answer:
-    parts = urlsplit(load.url)
+@dataclass(frozen=True)
+class Phase:
+    """The answers to one load, and the CPU seconds that router, engine and clients took."""
+
+    answers: list[Answer]
+    wall_s: float
+    cpu_s: dict[str, float]
+
+    @property
+    def accepted(self) -> list[Answer]:
+        return [answer for answer in self.answers if answer.status == 200]
+
+    @property
+    def num_computed(self) -> float:
+        """Prompt tokens of an accepted request that came from no cache, on average."""
+        return fmean(a.num_prompt_tokens - a.num_cached_tokens for a in self.accepted)
+
+    def summary(self) -> dict[str, Any]:
+        """Of the accepted, times in ms: first token, and gaps between tokens."""
+        accepted = self.accepted
+        first = [1e3 * (answer.token_times_s[0] - answer.start_s) for answer in accepted]
+        gaps = [
+            1e3 * (later - earlier)
+            for answer in accepted
+            for earlier, later in zip(answer.token_times_s, answer.token_times_s[1:], strict=False)
+        ]
+        open_s = sum(answer.token_times_s[-1] - answer.start_s for answer in accepted)
+        return {
+            "num_accepted": len(accepted),
+            "accepted_per_s": round(len(accepted) / self.wall_s, 3),
+            "num_open": round(open_s / self.wall_s, 2),
+            "num_computed_prompt_tokens": round(self.num_computed, 1),
+            "first_ms": percentiles(first),
+            "gap_ms": percentiles(gaps),
+            "busy_cores": {name: round(s / self.wall_s, 3) for name, s in self.cpu_s.items()},
+        }
+
+
+async def ask(load: Load) -> Answer:
+    parts, request = urlsplit(load.url), load.request()
     answer = Answer(time.perf_counter())
     reader, writer = await asyncio.open_connection(parts.hostname, parts.port)
-    writer.write(load.request(number))
+    writer.write(request)
     head = await reader.readuntil(b"\r\n\r\n")
     answer.status = int(head.split(b" ", 2)[1])
     headers = dict(line.split(b": ", 1) for line in head.split(b"\r\n")[1:] if line)
     answer.retry_after = headers.get(b"retry-after", b"").decode() or None
-    tail = b""
+    received = bytearray()
     while data := await reader.read(1 << 16):
         now_s = time.perf_counter()
-        fresh = tail + data
-        answer.token_times_s += [now_s] * fresh.count(b'"text":"')
-        tail = fresh[-7:]
-        answer.is_whole |= b"data: [DONE]" in fresh or answer.status != 200
+        received += data
+        num_fresh = received.count(b'"text":"') - len(answer.token_times_s)
+        answer.token_times_s += [now_s] * num_fresh
     writer.close()
+    answer.is_whole = answer.status != 200 or b"data: [DONE]" in received
+    if usage := _USAGE.search(received):
+        answer.num_prompt_tokens, answer.num_cached_tokens = map(int, usage.groups())
     return answer
 
 
-async def closed_loop(load: Load, num_clients: int, seconds: float) -> tuple[list[Answer], float]:
-    """All clients ask again as soon as they are answered; answers, and answers a second."""
-    start_s = time.perf_counter()
+async def closed_loop(load: Load, num_clients: int, seconds: float) -> list[Answer]:
+    """All clients ask again as soon as they are answered."""
+    end_s = time.perf_counter() + seconds
     answers: list[Answer] = []
 
-    async def client(number: int) -> None:
-        while time.perf_counter() < start_s + seconds:
-            number += num_clients
-            answers.append(await ask(load, number))
+    async def client() -> None:
+        while time.perf_counter() < end_s:
+            answers.append(await ask(load))
 
-    await asyncio.gather(*map(client, range(num_clients)))
-    return answers, len(answers) / (time.perf_counter() - start_s)
+    await asyncio.gather(*(client() for _ in range(num_clients)))
+    return answers
 
 
 async def open_loop(load: Load, rate_per_s: float, seconds: float) -> list[Answer]:
@@ -116,17 +166,33 @@ async def open_loop(load: Load, rate_per_s: float, seconds: float) -> list[Answe
     tasks: list[asyncio.Task[Answer]] = []
     while (at_s := at_s + dice.expovariate(rate_per_s)) < start_s + seconds:
         await asyncio.sleep(max(0.0, at_s - time.perf_counter()))
-        tasks.append(asyncio.create_task(ask(load, 1_000_000 + len(tasks))))
+        tasks.append(asyncio.create_task(ask(load)))
     return await asyncio.gather(*tasks)
+
+
+async def observe(router_pid: int, work: Coroutine[Any, Any, list[Answer]]) -> Phase:
+    """
+    Raises:
+        BenchError: an answer that is neither a whole stream nor a 429 with Retry-After.
+    """
+    start_s, before = time.perf_counter(), cpu_s(router_pid)
+    answers = await work
+    wall_s, after = time.perf_counter() - start_s, cpu_s(router_pid)
+    check(answers)
+    return Phase(answers, wall_s, {name: after[name] - before[name] for name in after})
+
+
+def cpu_s(router_pid: int) -> dict[str, float]:
+    engine_s = cpu_s_of_tree(children(router_pid)["engine"])
+    router_s = cpu_s_of_tree(router_pid) - engine_s
+    return {"router": router_s, "engine": engine_s, "clients": time.process_time()}
 
 
 class MemoryWatch:
     """Resident memory of a router and of its engine, in MB, now and then."""
 
     def __init__(self, router_pid: int) -> None:
-        path = Path(f"/proc/{router_pid}/task/{router_pid}/children")
-        engine_pids = [int(pid) for pid in path.read_text().split()]
-        self._pids = {"router": router_pid, "engine": engine_pids[0]}
+        self._pids = {"router": router_pid, "engine": children(router_pid)["engine"]}
         self.samples: dict[str, list[float]] = {name: [] for name in self._pids}
 
     async def run(self) -> None:
@@ -154,25 +220,28 @@ async def measure(
     """Both loads, one after the other.
 
     Raises:
-        BenchError: an answer that is neither a whole stream nor a 429 with Retry-After.
+        BenchError: a wrong answer; prompts of one load took more tokens than those of the other.
     """
     memory = MemoryWatch(router_pid)
     watching = asyncio.create_task(memory.run())
-    await closed_loop(load, NUM_PERMITS, capacity_s / 4)
-    full, capacity = await closed_loop(load, NUM_PERMITS, capacity_s)
+    await closed_loop(load, NUM_PERMITS, capacity_s / 8)
+    full = await observe(router_pid, closed_loop(load, NUM_PERMITS, capacity_s))
     before = len(memory.samples["router"])
-    offered = await open_loop(load, factor * capacity, seconds)
+    capacity = len(full.answers) / full.wall_s
+    over = await observe(router_pid, open_loop(load, factor * capacity, seconds))
     await asyncio.sleep(_RSS_INTERVAL_S)
     watching.cancel()
-    check(full + offered)
+    check_equal_prompts(full, over)
+    statuses = collections.Counter(str(answer.status) for answer in over.answers)
     return {
         "capacity_per_s": round(capacity, 3),
-        "offered_per_s": round(len(offered) / seconds, 3),
-        "num_offered": len(offered),
-        "statuses": dict(collections.Counter(str(answer.status) for answer in offered)),
-        "retry_after_s": percentiles([float(a.retry_after) for a in offered if a.retry_after]),
-        "at_capacity": latencies(full),
-        "overloaded": latencies(offered),
+        "offered_per_s": round(len(over.answers) / seconds, 3),
+        "num_offered": len(over.answers),
+        "statuses": dict(statuses),
+        "retry_after_s": percentiles([float(a.retry_after) for a in over.answers if a.retry_after]),
+        "at_capacity": full.summary(),
+        "overloaded": over.summary(),
+        "refusal_cpu_ms": refusal_cpu_ms(full, over),
         "rss_mb": memory.summary(before - 1),
     }
 
@@ -185,19 +254,22 @@ def check(answers: Sequence[Answer]) -> None:
             raise BenchError(f"an answer that is none: {answer}")
 
 
-def latencies(answers: Sequence[Answer]) -> dict[str, Any]:
-    """Of the accepted, in ms: first token, and gaps between tokens."""
-    accepted = [answer for answer in answers if answer.status == 200]
-    first = [1e3 * (answer.token_times_s[0] - answer.start_s) for answer in accepted]
-    gaps = [
-        1e3 * (later - earlier)
-        for answer in accepted
-        for earlier, later in zip(answer.token_times_s, answer.token_times_s[1:], strict=False)
-    ]
+def check_equal_prompts(full: Phase, over: Phase) -> None:
+    fewer, more = sorted((full.num_computed, over.num_computed))
+    if more > _MAX_PROMPT_RATIO * fewer:
+        raise BenchError(
+            f"prompts took {full.num_computed:.1f} tokens at capacity and {over.num_computed:.1f}"
+            " in overload: latencies cannot be compared"
+        )
+
+
+def refusal_cpu_ms(full: Phase, over: Phase) -> dict[str, float]:
+    """What a refusal costs router and clients: all that the accepted do not account for."""
+    num_refused = len(over.answers) - len(over.accepted)
+    more = len(over.accepted) / len(full.accepted)
     return {
-        "num_accepted": len(accepted),
-        "first_ms": percentiles(first),
-        "gap_ms": percentiles(gaps),
+        name: round(1e3 * (over.cpu_s[name] - more * full.cpu_s[name]) / max(1, num_refused), 3)
+        for name in ("router", "clients")
     }
 
 
@@ -205,22 +277,27 @@ def percentiles(values: Sequence[float]) -> dict[str, float]:
     if len(values) < 2:
         return {}
     cuts = quantiles(values, n=100, method="inclusive")
-    return {"p50": round(cuts[49], 1), "p99": round(cuts[98], 1), "max": round(max(values), 1)}
+    found = {"mean": fmean(values), "p50": cuts[49], "p99": cuts[98], "max": max(values)}
+    return {name: round(value, 1) for name, value in found.items()}
 
 
 def format_table(result: dict[str, Any]) -> str:
     lines = [
         f"capacity {result['capacity_per_s']:.2f} a second, offered {result['offered_per_s']:.2f};"
         f" answers {result['statuses']}, Retry-After {result['retry_after_s']}",
-        f"{'':12} {'accepted':>8} {'first p50':>10} {'p99':>8} {'gap p50':>8} {'p99':>8}  ms",
+        f"{'':12} {'accepted':>8} {'a second':>8} {'open':>5} {'prompt':>6} {'first p50':>10}"
+        f" {'p99':>8} {'gap mean':>8} {'p50':>8} {'p99':>8}  ms",
     ]
     for name in ("at_capacity", "overloaded"):
         row = result[name]
         first, gap = row["first_ms"], row["gap_ms"]
         lines.append(
-            f"{name:12} {row['num_accepted']:8} {first['p50']:10.0f} {first['p99']:8.0f}"
-            f" {gap['p50']:8.1f} {gap['p99']:8.1f}"
+            f"{name:12} {row['num_accepted']:8} {row['accepted_per_s']:8.2f} {row['num_open']:5.1f}"
+            f" {row['num_computed_prompt_tokens']:6.1f} {first['p50']:10.0f} {first['p99']:8.0f}"
+            f" {gap['mean']:8.1f} {gap['p50']:8.1f} {gap['p99']:8.1f}"
+            f"  busy cores {row['busy_cores']}"
         )
+    lines.append(f"CPU ms for each refusal: {result['refusal_cpu_ms']}")
     lines += [f"{name} resident MB: {found}" for name, found in result["rss_mb"].items()]
     return "\n".join(lines)
 
@@ -242,7 +319,7 @@ def main() -> int:
     parser.add_argument("--model", default="135M", help="of make_models, or demo")
     parser.add_argument("--factor", type=float, default=10.0, help="times the capacity (10)")
     parser.add_argument("--seconds", type=float, default=60.0, help="of overload (60)")
-    parser.add_argument("--capacity-seconds", type=float, default=20.0)
+    parser.add_argument("--capacity-seconds", type=float, default=60.0)
     parser.add_argument("--threads", type=int, default=2)
     options = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # the server is stopped on the way out

@@ -16,7 +16,8 @@ def test_ten_times_its_capacity_is_refused_and_the_accepted_keep_their_latency()
         "--cache-ram=0",
     )
     with ServerProcess("demo", *flags) as server:
-        load = bench_overload.Load(server.url + "/v1/completions", num_tokens=100)
+        url = server.url + "/v1/completions"
+        load = bench_overload.Load(url, num_prompt_tokens=16, num_tokens=100)
         measured = bench_overload.measure(load, server.pid, factor=10, seconds=10, capacity_s=4)
         result = asyncio.run(measured)  # which lets only 200 and 429 pass
         assert server.stop() == 0
@@ -24,8 +25,8 @@ def test_ten_times_its_capacity_is_refused_and_the_accepted_keep_their_latency()
     full, over = result["at_capacity"], result["overloaded"]
     assert set(result["statuses"]) == {"200", "429"}
     assert over["num_accepted"] > full["num_accepted"]
-    # The clients share the machine's cores with the server, and are ten times as many.
-    assert over["gap_ms"]["p50"] < 3 * full["gap_ms"]["p50"]
-    assert over["first_ms"]["p50"] < 3 * full["first_ms"]["p50"]
+    # So small a model refuses hundreds a second, and the clients share its cores.
+    assert over["gap_ms"]["mean"] < 2 * full["gap_ms"]["mean"]
+    assert over["first_ms"]["p50"] < 2 * full["first_ms"]["p50"]
     for memory in result["rss_mb"].values():
         assert memory["last"] < memory["first"] + 30
