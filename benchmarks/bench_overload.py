@@ -334,7 +334,8 @@ def main() -> int:
         print(f"bench_overload: {error}", file=sys.stderr)
         return 1
     print(format_table(result))
-    print(json.dumps({"name": "overload", "machine": describe(), "model": options.model} | result))
+    asked = {"model": options.model, "num_threads": options.threads}
+    print(json.dumps({"name": "overload", "machine": describe()} | asked | result))
     return 0
 
 
