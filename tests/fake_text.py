@@ -52,6 +52,8 @@ def token_text(token_id: int) -> str:
 
 
 class FakePool:
+    num_encoding = 0
+
     async def encode(self, text: str, *, add_special_tokens: bool) -> np.ndarray:
         return np.array(encode(text, add_special_tokens=add_special_tokens), dtype=np.int32)
 

@@ -19,7 +19,7 @@ import msgspec
 from tgi_llamacpp.config import EngineConfig
 from tgi_llamacpp.histogram import DURATION_BOUNDS_S, Counts
 
-PROTOCOL_VERSION = 3
+PROTOCOL_VERSION = 4
 MAX_FRAME_BYTES = 64 * 1024 * 1024
 SIZE_BOUNDS = tuple(range(1, 1025))  # of a batch in sequences, as in TGI
 # Why an admitted sequence found nothing in the prefix cache: nobody begins as it does; too little
@@ -100,6 +100,7 @@ class Submit(msgspec.Struct, frozen=True, array_like=True, tag="submit", gc=Fals
     scope: int = 0  # cells of a prefix are shared with sequences of the same scope alone
     prompt_logprobs: bool = False
     num_scored: int = 0  # log-probabilities that are there already, when a sequence is resumed
+    more_follow: bool = False  # others are about to be submitted: an engine at rest awaits them
 
 
 class Abort(msgspec.Struct, frozen=True, array_like=True, tag="abort", gc=False):

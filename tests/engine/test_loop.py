@@ -8,13 +8,15 @@ import threading
 from collections.abc import Iterator
 from dataclasses import replace
 
+import msgspec
+import numpy as np
 import pytest
 
 from tests.engine.router_end import EPOCH, TIMEOUT_S, RouterEnd, rows_of_step
 from tests.engine.simulation import submit_of, text_alone
 from tgi_llamacpp import __version__
 from tgi_llamacpp.config import EngineConfig
-from tgi_llamacpp.engine import transport
+from tgi_llamacpp.engine import loop, transport
 from tgi_llamacpp.engine.fake_runner import FakeModel, FakeRunner, fake_limits
 from tgi_llamacpp.engine.model import Model, OnProgress
 from tgi_llamacpp.engine.process import serve
@@ -229,6 +231,32 @@ def test_a_step_is_one_frame_for_all_its_sequences(engine: Engine) -> None:
     while sum(len(frame) for frame in frames) < 9:
         frames.append(rows_of_step(engine.router.wait_for(StepOut)))
     assert max(len(frame) for frame in frames) == 3
+
+
+def test_those_who_come_together_start_together(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loop, "MAX_GATHER_S", TIMEOUT_S)
+    engine.start()
+    for seq_id in (1, 2, 3):
+        engine.router.send(replace_more_follow(submit_of(seq_id, 2, 3), seq_id < 3))
+    admitted = np.frombuffer(engine.router.wait_for(StepOut).admitted, np.int64)
+    assert admitted.tolist() == [1, 2, 3]
+
+
+def test_nobody_waits_long_for_who_does_not_come(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loop, "MAX_GATHER_S", 0.001)
+    engine.start()
+    submit = submit_of(1, 2, 3)
+    engine.router.send(replace_more_follow(submit, True))
+    texts, _, _ = engine.router.collect(1)
+    assert texts[1] == text_alone(submit)
+
+
+def replace_more_follow(submit: Submit, more_follow: bool) -> Submit:
+    return msgspec.structs.replace(submit, more_follow=more_follow)
 
 
 def test_what_cannot_be_run_fails_alone(engine: Engine) -> None:

@@ -63,6 +63,8 @@ def test_choices_are_in_the_order_of_prompts_then_n(make_server: MakeServer) -> 
     assert answer["usage"]["prompt_tokens"] == 2 + 3
     seeds = [submit.params.seed for submit in _submits(server)]
     assert seeds == [sequence_seed(3, choice) for choice in (0, 1, 0, 1)]
+    # An engine at rest awaits the last of them.
+    assert [submit.more_follow for submit in _submits(server)] == [True, True, True, False]
 
 
 def test_a_stream_interleaves_the_prompts_and_ends_once(http: httpx.Client) -> None:

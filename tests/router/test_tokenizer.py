@@ -214,6 +214,21 @@ def test_workers_encode_what_the_tokenizer_encodes() -> None:
     assert {ids.dtype for ids in encoded} == {np.dtype(np.int32)}
 
 
+def test_it_is_known_whose_ids_are_on_their_way() -> None:
+    async def main() -> list[int]:
+        left: list[int] = []
+        async with workers(DEMO_TOKENIZER) as pool:
+
+            async def encode() -> None:
+                await pool.encode("one of several", add_special_tokens=True)
+                left.append(pool.num_encoding)
+
+            await asyncio.gather(*(encode() for _ in range(4)))
+        return left
+
+    assert run(main()) == [3, 2, 1, 0]
+
+
 def test_the_event_loop_goes_on_while_a_long_text_is_encoded() -> None:
     async def main() -> int:
         async with workers(DEMO_TOKENIZER) as pool:

@@ -20,6 +20,7 @@ from tgi_llamacpp.messages import Abort, FrameError, FromRouter, SequenceFailed,
 from tgi_llamacpp.step_page import StepPage
 
 STATS_INTERVAL_S = 0.25
+MAX_GATHER_S = 0.004  # that a first sequence waits for those that come with it
 
 log = logging.getLogger(__name__)
 
@@ -66,9 +67,21 @@ class EngineLoop:
         while self._channel.is_full:
             self._channel.drain(None)
         timeout_s = 0.0 if self._can_step() else self._summary.due_in_s()
-        for message in self._channel.receive(timeout_s):
-            self._dispatch(message)
+        messages = self._channel.receive(timeout_s)
+        self._dispatch(messages)
+        if not self._scheduler.num_running:
+            self._gather(messages)
         self._send_failures()
+
+    def _gather(self, messages: list[FromRouter]) -> None:
+        """At rest: await those who come together, else all but the first wait for a step of it."""
+        deadline_s = time.perf_counter() + MAX_GATHER_S
+        while messages and isinstance(last := messages[-1], Submit) and last.more_follow:
+            left_s = deadline_s - time.perf_counter()
+            if left_s <= 0:
+                return
+            messages = self._channel.receive(left_s)
+            self._dispatch(messages)
 
     def _send_failures(self) -> None:
         for seq_id, reason in self._scheduler.take_failures():
@@ -82,15 +95,16 @@ class EngineLoop:
         may_admit = not self._channel.is_congested
         return self._scheduler.num_running > 0 or (self._scheduler.num_waiting > 0 and may_admit)
 
-    def _dispatch(self, message: FromRouter) -> None:
-        if isinstance(message, Submit):
-            self._page.begin((message.seq_id, 0), 0)
-            self._scheduler.submit(message)
-            self._page.end(self._scheduler.counters.num_steps)
-        elif isinstance(message, Abort):
-            self._scheduler.abort(message.seq_ids)
-        else:
-            raise FrameError("a second Start arrived: an engine loads one model")
+    def _dispatch(self, messages: list[FromRouter]) -> None:
+        for message in messages:
+            if isinstance(message, Submit):
+                self._page.begin((message.seq_id, 0), 0)
+                self._scheduler.submit(message)
+                self._page.end(self._scheduler.counters.num_steps)
+            elif isinstance(message, Abort):
+                self._scheduler.abort(message.seq_ids)
+            else:
+                raise FrameError("a second Start arrived: an engine loads one model")
 
     def _turn(self) -> None:
         batch = self._scheduler.schedule(may_admit=not self._channel.is_congested)

@@ -175,10 +175,12 @@ class EngineClient:
         ignore_eog: bool = False,
         scope: int = 0,
         prompt_logprobs: bool = False,
+        more_follow: bool = False,
     ) -> OpenSequence:
         """Start one sequence; its rows arrive in `mailbox` under `choice`.
 
         Without an engine it waits for the next one. Prefixes are shared within a `scope`.
+        more_follow: others come in a moment, for whom an engine at rest had better wait.
 
         Raises:
             EngineUnavailable: there will be no other.
@@ -197,6 +199,7 @@ class EngineClient:
         )
         if prompt_logprobs:
             sequence.scores = PromptScores(prompt_ids, params.num_top_tokens)
+        sequence.more_follow = more_follow
         self._open[sequence.seq_id] = sequence
         if self._is_serving:
             self._resubmission.add(sequence)

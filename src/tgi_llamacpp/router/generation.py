@@ -326,6 +326,7 @@ class Generation:
 
     def _submit(self, plan: Planned, choice: int, prompt_logprobs: bool) -> OpenSequence:
         request = plan.request
+        is_last = choice + 1 == self._num_unfinished
         return self._engine.submit(
             self._mailbox,
             request.prompt_ids,
@@ -335,6 +336,7 @@ class Generation:
             ignore_eog=request.ignore_eog,
             scope=self._services.cache_scope,
             prompt_logprobs=prompt_logprobs,
+            more_follow=not is_last or self._services.text.pool.num_encoding > 0,
         )
 
     def _finish(self, sequence: RunningSequence, row: Row) -> None:

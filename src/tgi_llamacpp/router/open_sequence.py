@@ -26,6 +26,7 @@ class OpenSequence:
         "is_submitted",
         "mailbox",
         "max_new_tokens",
+        "more_follow",
         "num_arrival",
         "num_cached_tokens",
         "params",
@@ -60,6 +61,7 @@ class OpenSequence:
         self.num_arrival = seq_id  # which stays, while each engine may know it by another id
         self.is_submitted = False  # to the engine that runs now
         self.crashes = CrashRecord()
+        self.more_follow = False  # when it is submitted first, others are about to be
         self.scores: PromptScores | None = None  # where the prompt's log-probabilities are wanted
 
     def to_submit(self) -> Submit:
@@ -74,4 +76,5 @@ class OpenSequence:
             self.scope,
             prompt_logprobs=self.scores is not None,
             num_scored=self.scores.num_scored if self.scores is not None else 0,
+            more_follow=self.more_follow,
         )

@@ -202,6 +202,7 @@ class TokenizerPool:
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
         self._tokenizer = tokenizer.tokenizer
         self._doubled_bos = tokenizer.bos_id if tokenizer.adds_bos else None
+        self.num_encoding = 0  # prompts whose ids are on their way
         self._workers = ThreadPoolExecutor(num_workers, thread_name_prefix="validation")
 
     async def encode(self, text: str, *, add_special_tokens: bool) -> np.ndarray:
@@ -210,7 +211,11 @@ class TokenizerPool:
         Raises:
             ValidationError: the text holds half of a surrogate pair.
         """
-        return await self.run(self._encode, text, add_special_tokens)
+        self.num_encoding += 1
+        try:
+            return await self.run(self._encode, text, add_special_tokens)
+        finally:
+            self.num_encoding -= 1
 
     async def encode_with_offsets(self, text: str, *, add_special_tokens: bool) -> list[TokenSpan]:
         """The same ids, each with the place in `text` that it stands for; errors as encode()."""
