@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import gc
+import time
+import weakref
 from collections.abc import Iterator
 from contextlib import ExitStack
 from functools import partial
+from typing import Any
 
 import pytest
 
@@ -74,6 +78,29 @@ def test_a_body_that_was_refused_may_not_go_on_for_ever(quick: RunningServer) ->
         client.send(b"POST /nothing HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n")
         assert client.answer().status == 404
         client.send_until_closed(b"10000\r\n" + b"a" * 0x10000 + b"\r\n", 1 << 40)
+    assert_serves(quick)
+
+
+@pytest.mark.parametrize(
+    ("path", "status"), [("/nothing", 404), ("/health", 405), ("/generate", 413)]
+)
+def test_an_answer_before_the_end_of_a_large_body_is_not_lost(
+    make_server: MakeServer, path: str, status: int
+) -> None:
+    """Nor where the client wants the connection closed behind it."""
+    with connect(make_server().url) as client:
+        client.send(post(path, b"a" * 8_000_000, "connection: close"))
+        assert client.answer().status == status
+        assert client.is_closed_within(4)
+
+
+def test_a_body_that_was_refused_may_not_go_on_before_the_close_either(
+    quick: RunningServer,
+) -> None:
+    with connect(quick.url) as client:
+        client.send(post("/nothing", BODY, "connection: close")[:-3])
+        assert client.answer().status == 404
+        assert client.is_closed_within(10)
     assert_serves(quick)
 
 
@@ -205,3 +232,32 @@ def test_what_is_no_request_gets_a_400(quick: RunningServer, head: bytes) -> Non
         assert client.answer().status == 400
         assert client.is_closed_within(10)
     assert_serves(quick)
+
+
+def test_a_connection_that_is_gone_leaves_nothing_to_the_garbage_collector(
+    make_server: MakeServer,
+) -> None:
+    made: list[weakref.ref[BoundedProtocol]] = []
+
+    def http(*args: Any, **kwargs: Any) -> BoundedProtocol:
+        protocol = BoundedProtocol(*args, **kwargs)
+        made.append(weakref.ref(protocol))
+        return protocol
+
+    server = make_server(http=http)
+    gc.disable()
+    try:
+        for request in (
+            post("/generate", BODY),
+            post("/generate", BODY, "connection: close"),
+            post("/nothing", b"a" * 1_000_000, "connection: close"),
+        ):
+            with connect(server.url) as client:
+                client.send(request)
+                client.answer()
+        deadline_s = time.monotonic() + 10
+        while any(one() is not None for one in made) and time.monotonic() < deadline_s:
+            time.sleep(0.01)
+        assert [one() for one in made] == [None] * len(made)
+    finally:
+        gc.enable()

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import enum
 import resource
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -58,6 +59,17 @@ class _Phase(enum.Enum):
     SENT = enum.auto()  # the server's turn
 
 
+class _AnswerTransport:
+    """The connection as an answer sees it, which may close it in a way of its own."""
+
+    __slots__ = ("close", "is_closing", "write")
+
+    def __init__(self, transport: asyncio.Transport, close: Callable[[], None]) -> None:
+        self.write = transport.write
+        self.is_closing = transport.is_closing
+        self.close = close
+
+
 class BoundedProtocol(Http1Protocol):
     """One connection, watched."""
 
@@ -70,6 +82,7 @@ class BoundedProtocol(Http1Protocol):
         self._num_head_bytes = 0  # received while the head is incomplete
         self._num_body_bytes = 0
         self._is_head_too_long = False
+        self._is_last = False  # nothing more is read than what is left of a body
         self._timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -84,6 +97,8 @@ class BoundedProtocol(Http1Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         if self._timer is not None:
             self._timer.cancel()
+        if self.cycle is not None:  # which then refers to this no more: both go without the gc
+            self.cycle.transport = self.transport
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -112,6 +127,8 @@ class BoundedProtocol(Http1Protocol):
         self._num_body_bytes = 0
         self._enter(_Phase.BODY)
         super().on_headers_complete()
+        transport = _AnswerTransport(self.transport, self._close_after_body)
+        self.cycle.transport = cast(asyncio.Transport, transport)
 
     def on_body(self, body: bytes) -> None:
         self._num_body_bytes += len(body)
@@ -121,6 +138,8 @@ class BoundedProtocol(Http1Protocol):
         super().on_message_complete()
         self._num_requests += 1
         self._enter(_Phase.SENT if self._is_answering() else _Phase.IDLE)
+        if self._is_last:
+            self._close()
 
     def on_response_complete(self) -> None:
         if self.cycle.response_complete:  # of the last request, where several are under way
@@ -191,6 +210,14 @@ class BoundedProtocol(Http1Protocol):
 
     def _close(self) -> None:
         self.transport.close()
+
+    def _close_after_body(self) -> None:
+        """The answer is the last one. If its request is still on its way, read that to the end:
+        bytes that nobody reads reset the connection, and the client may lose the answer."""
+        if self._phase is _Phase.BODY and self.cycle.response_complete:
+            self._is_last = True  # and on_response_complete comes next
+        else:
+            self._close()
 
     def _make_room(self) -> None:
         """There is one connection too many: close the idlest, or this one where all are busy."""
