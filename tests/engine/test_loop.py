@@ -332,9 +332,11 @@ def submit_one_that_goes_aside(engine: Engine) -> None:
     """Beside a stream; its first slice waits at the gate."""
     engine.start(min_aside_tokens=20)
     engine.runner.aside_gate.clear()
+    engine.runner.gate.clear()
     engine.router.send(submit_of(1, 5, 60))
-    engine.router.wait_for(StepOut)
+    assert engine.runner.entered.wait(TIMEOUT_S)
     engine.router.send(submit_of(2, 60, 3))
+    engine.runner.gate.set()
     assert engine.runner.entered_aside.wait(TIMEOUT_S)
 
 

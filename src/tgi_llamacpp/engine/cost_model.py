@@ -145,11 +145,11 @@ class CostModel:
 
     def learn(self, shape: StepShape, step_s: float) -> None:
         """Take in what a step took. Steps that did not run must not be told."""
-        predicted_s = self.predict_s(shape)
-        if not shape.num_prompt_tokens:
+        if not shape.chunks:
             if shape.width:
-                self._follow(shape.width, step_s, predicted_s)
+                self._follow(self.curve.pass_s(shape.width), step_s)
             return
+        predicted_s = self.predict_s(shape)
         if shape.width:
             error_s = min(abs(step_s - predicted_s), _SURPRISE * predicted_s)
             self.error_s += _ERROR_RATE * (error_s - self.error_s)
@@ -161,9 +161,11 @@ class CostModel:
         else:
             self._short.expect_product(SHORT_ATTENTION * self._long.costs[2])
 
-    def _follow(self, width: int, step_s: float, predicted_s: float) -> None:
+    def _follow(self, measured_s: float, step_s: float) -> None:
+        """A pass that was once measured to take so long took step_s now."""
+        predicted_s = self._drift * measured_s
         seen_s = min(max(step_s, predicted_s / _SURPRISE), predicted_s * _SURPRISE)
-        ratio = max(seen_s, 1e-9) / self.curve.pass_s(width)
+        ratio = max(seen_s, 1e-9) / measured_s
         self._drift += _DRIFT_RATE * (ratio - self._drift)
 
     def _costs_of(self, chunks: Sequence[tuple[int, int]]) -> ChunkCosts:

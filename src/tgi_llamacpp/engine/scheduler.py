@@ -23,6 +23,7 @@ from tgi_llamacpp.engine.limits import EngineLimits, check_ids, check_submit
 from tgi_llamacpp.engine.placement import Placement
 from tgi_llamacpp.engine.planner import Batch, plan_step, spare_s
 from tgi_llamacpp.engine.prompt_scores import PromptScores
+from tgi_llamacpp.engine.repetition import Repetition
 from tgi_llamacpp.engine.runner import NO_TOKEN, Runner, StepResult, StepStatus
 from tgi_llamacpp.engine.sequence import Sequence
 from tgi_llamacpp.engine.stats import Counters
@@ -65,6 +66,7 @@ class Scheduler:
         self._slots = self._placement.table
         self.aside = Aside(runner, self._slots, self.counters, limits)
         self._admission = Admission(limits)
+        self._repetition = Repetition(self._slots, is_unified=runner.limits.is_unified)
         self._running = self._admission.running
         self._num_arrivals = 0
         self._transfers_s = 0.0  # that saves and loads took before the step at hand
@@ -174,8 +176,16 @@ class Scheduler:
             self._admit()
             num_admitted = len(self._running) - num_running
             self.admissions.add(num_admitted, num_running, time.perf_counter() - started_s)
-        self._placement.arrange()
+        batch = self._repetition.take()
+        if batch is None:
+            self._placement.arrange()
         self._transfers_s = self._host_tier.take_spent_s() if self._host_tier else 0.0
+        if batch is None:
+            batch = self._plan()
+            self._repetition.remember(batch)
+        return batch
+
+    def _plan(self) -> Batch | None:
         target_s = self.limits.target_itl_s
         self.aside.consider()
         return plan_step(
@@ -189,7 +199,7 @@ class Scheduler:
 
     def learn(self, batch: Batch, step_s: float) -> None:
         """Take in how long a step took that was done."""
-        error_s = step_s - self.costs.predict_s(batch.shape)
+        error_s = step_s - self.costs.predict_s(batch.shape) if batch.shape.chunks else 0.0
         gap_s = step_s + self._transfers_s + self.aside.take_spent_s()
         self.counters.add_time(batch, gap_s, error_s, self.limits.target_itl_s)
         if batch.plan.targets is None:  # the costs know no prompt tokens that are scored
@@ -234,9 +244,13 @@ class Scheduler:
         for sequence in scored_out:
             self._finish(sequence, Finish.LENGTH)
         self.counters.add_step(batch)
-        if NO_TOKEN in result.token_ids:
+        token_ids = result.token_ids.tolist()
+        if NO_TOKEN in token_ids:
             result = self._fail_unsampled(result)
-        return self._take_tokens(result)
+            token_ids = result.token_ids.tolist()
+        out = self._take_tokens(result, token_ids)
+        self._repetition.advance(batch, token_ids)
+        return out
 
     def _fail_unsampled(self, result: StepResult) -> StepResult:
         """End the sequences whose rows had nothing to choose from; the rows of the others."""
@@ -262,11 +276,11 @@ class Scheduler:
             result.top_logprobs[is_good],
         )
 
-    def _take_tokens(self, result: StepResult) -> StepOut:
+    def _take_tokens(self, result: StepResult, token_ids: list[int]) -> StepOut:
         eog_ids = self.limits.eog_ids
         sequences: list[Sequence] = []
         finishes = bytearray()
-        for slot, token_id in zip(result.slots.tolist(), result.token_ids.tolist(), strict=True):
+        for slot, token_id in zip(result.slots.tolist(), token_ids, strict=True):
             sequence = self._slots[slot]
             assert sequence is not None, f"slot {slot} was sampled and is empty"
             sequences.append(sequence)
@@ -291,7 +305,7 @@ class Scheduler:
             top_logprobs = result.top_logprobs[is_wanted].tobytes()
         return StepOut(
             epoch=self._epoch,
-            seq_ids=np.array([one.seq_id for one in sequences], np.int64).tobytes(),
+            seq_ids=array("q", [one.seq_id for one in sequences]).tobytes(),
             token_ids=result.token_ids.tobytes(),
             logprobs=result.logprobs.tobytes(),
             finishes=finishes,

@@ -47,6 +47,7 @@ class SlotTable:
         self._parked: dict[int, int] = {}  # slot -> cells
         self.num_running = 0
         self.num_following = 0
+        self.num_changes = 0  # of who sits where, who waits, and what is parked
 
     def __getitem__(self, slot: int) -> Sequence | None:
         return self._sequences[slot]
@@ -75,6 +76,7 @@ class SlotTable:
     def park(self, slot: int, num_cells: int) -> None:
         """A free slot has cells of its last sequence; 0: it has none any more."""
         assert self._sequences[slot] is None
+        self.num_changes += 1
         if num_cells:
             self._parked[slot] = num_cells
         else:
@@ -90,6 +92,7 @@ class SlotTable:
         self._sequences[slot] = sequence
         sequence.slot = slot
         self.num_running += 1
+        self.num_changes += 1
         return slot
 
     def release(self, sequence: Sequence) -> int:
@@ -105,6 +108,7 @@ class SlotTable:
 
     def follow(self, sequence: Sequence, *, is_following: bool) -> None:
         """Whether a sequence waits for cells that another computes, and has nothing to compute."""
+        self.num_changes += 1
         self.num_following += is_following - sequence.is_following
         sequence.is_following = is_following
 
@@ -116,6 +120,7 @@ class SlotTable:
         assert dst not in self._parked
         self._sequences[src], self._sequences[dst] = None, sequence
         sequence.slot = dst
+        self.num_changes += 1
 
     def candidates(self) -> list[int]:
         """Free slots that keep the running ones equally dense: holes, else neighbours, else all."""

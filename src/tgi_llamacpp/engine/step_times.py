@@ -30,18 +30,23 @@ class StepTimes:
 class _Times:
     def __init__(self) -> None:
         self.num_retried = 0
+        self._added: list[tuple[float, float, float]] = []  # which nobody has asked for yet
         self._whole = Histogram(DURATION_BOUNDS_S)
         self._forward = Histogram(DURATION_BOUNDS_S)
         self._sampling = Histogram(DURATION_BOUNDS_S)
         self._delivery = Histogram(DURATION_BOUNDS_S)
 
     def add(self, step_s: float, sampling_s: float, delivery_s: float) -> None:
-        self._whole.observe(step_s + delivery_s)
-        self._forward.observe(step_s - sampling_s)
-        self._sampling.observe(sampling_s)
-        self._delivery.observe(delivery_s)
+        self._added.append((step_s, sampling_s, delivery_s))
 
     def stats(self) -> StepStats:
+        """Sorting into histograms waits for this: streams wait for what is done at every step."""
+        for step_s, sampling_s, delivery_s in self._added:
+            self._whole.observe(step_s + delivery_s)
+            self._forward.observe(step_s - sampling_s)
+            self._sampling.observe(sampling_s)
+            self._delivery.observe(delivery_s)
+        self._added.clear()
         return StepStats(
             self.num_retried,
             self._whole.state,
