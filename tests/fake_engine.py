@@ -118,6 +118,11 @@ class FakeEngine:
             await self._arrived.wait_for(lambda: len(found()) >= count)
         return found()[:count]
 
+    def forget(self) -> None:
+        """Drop the record of what came, where a test counts what the router keeps."""
+        self.received.clear()
+        self._submits.clear()
+
     def step(self) -> None:
         """One token for every open sequence, as one frame."""
         rows: list[tuple[int, FakeToken]] = []
