@@ -5,8 +5,9 @@
 
 Some clients send requests of every kind one after the other, on all routes: streamed and not, with
 every sampler, stop strings, shared beginnings, long prompts; some leave before the end, and some
-requests are wrong. The first part, a quarter, is warm-up. Then lines are fitted to the memory of
-each process; README.md says the rule of the verdict. The last line of the output is JSON.
+requests are wrong. What remembers words is filled before. The first part, a quarter, is warm-up;
+then lines are fitted to the memory of each process. README.md says the rule of the verdict. The
+last line of the output is JSON.
 """
 
 from __future__ import annotations
@@ -32,13 +33,14 @@ from benchmarks.contestants import serving
 from benchmarks.load_generator import BenchError
 from benchmarks.machine_state import describe
 from benchmarks.make_models import ensure_model
-from benchmarks.mixed_load import BROKEN_OFF, Ending, ask, draw
+from benchmarks.mixed_load import BROKEN_OFF, Ending, ask, draw, new_words
 from benchmarks.process_memory import Growth, Sample, children, growth, take_sample, verdict
 
 RESULTS_DIR = Path(__file__).parent / "results"
 SAMPLE_EVERY_S = 2.0
 WARM_UP_SHARE = 0.25
 LIMIT_KIB_PER_MINUTE = 64.0  # 90 MiB a day
+_NUM_NEW_WORDS = 12_000  # a tokenizer remembers 10,000, which the load fills slowly
 _REST_S = 3.0  # after the load, until connections are gone
 _MAX_PROBLEMS = 20
 
@@ -126,6 +128,8 @@ async def _soak(url: str, pid: int, options: argparse.Namespace) -> Soak:
             into.setdefault(name, []).append(sample)
 
     look(soak.at_rest)
+    for call in new_words(_NUM_NEW_WORDS):
+        soak.note(await ask(host, port, call))
     clients = [
         asyncio.create_task(
             _client(soak, host, port, random.Random(f"{options.seed}.{i}"), until_s)

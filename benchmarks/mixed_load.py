@@ -11,6 +11,8 @@ import json
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import islice, product
+from string import ascii_lowercase
 from typing import Any
 
 TIMEOUT_S = 120.0
@@ -18,6 +20,7 @@ BROKEN_OFF = "broken off"
 # What a client may be told: 422, 400, 404, 413 and 415 for a wrong request, 429 for one too many.
 _DOCUMENTED = (200, 400, 404, 405, 413, 415, 422, 429)
 _WORDS = ["river", "stone", "light", "green", "window", "seven", "under", "paper", "music", "cold"]
+_WORDS_AT_ONCE = 1000
 _SHARED_PREFIXES = tuple(" ".join(_WORDS[i:] + _WORDS * 20) for i in range(4))
 
 Json = dict[str, Any]
@@ -52,6 +55,14 @@ def draw(dice: random.Random) -> Call:
     content = body if isinstance(body, bytes) else json.dumps(body).encode()
     leaves = kind != "wrong" and dice.random() < 0.125
     return Call(kind, "POST", path, content, dice.randint(0, 6) if leaves else None)
+
+
+def new_words(num_words: int) -> list[Call]:
+    """Requests with so many different words, which fill what a tokenizer remembers of words."""
+    words = (a + b + c + d for a, b, c, d in product(ascii_lowercase, repeat=4))
+    texts = (" ".join(islice(words, _WORDS_AT_ONCE)) for _ in range(num_words // _WORDS_AT_ONCE))
+    bodies = (json.dumps({"inputs": text}).encode() for text in texts)
+    return [Call("tokenize", "POST", "/tokenize", body) for body in bodies]
 
 
 async def ask(host: str, port: int, call: Call) -> Ending:
