@@ -239,6 +239,7 @@ class HostStats(msgspec.Struct, frozen=True, array_like=True):
     num_loaded_bytes: int = 0
     save_s: float = 0.0
     load_s: float = 0.0
+    num_idle_saves: int = 0  # of num_saves, those of parked sequences while there was no work
 
 
 class Stats(msgspec.Struct, frozen=True, array_like=True, tag="stats", gc=False):

@@ -7,6 +7,8 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from tests.engine.simulation import (
     SPLIT,
@@ -161,6 +163,74 @@ def test_a_full_pool_gives_up_parked_cells_for_a_load() -> None:
     assert simulation.cached == {10: 20}
 
 
+# While there is no work
+
+
+def settle(simulation: Simulation) -> None:
+    while simulation.scheduler.save_one():
+        simulation.scheduler.check_integrity()
+
+
+@LAYOUTS
+def test_after_a_rest_an_admission_saves_nothing(limits: RunnerLimits) -> None:
+    simulation = simulate(limits)
+    fill(simulation, 1, 2, 3, 4)
+    settle(simulation)
+    stats = stats_of(simulation)
+    assert (stats.num_saves, stats.num_idle_saves) == (4, 4)
+    simulation.submit(*(submit_of(seed, prompt_of(seed, 20), 4) for seed in (5, 6, 7, 8)))
+    simulation.run()
+    assert simulation.scheduler.counters.prefix.num_evictions >= 3
+    assert stats_of(simulation).num_saves == 4
+    run(simulation, again(10, 1))
+    assert simulation.cached == {10: 20}
+
+
+def test_what_was_considered_at_rest_is_not_considered_again() -> None:
+    simulation = simulate()
+    fill(simulation, 1, 2)
+    settle(simulation)
+    assert not simulation.scheduler.save_one()
+    fill(simulation, 3)
+    assert simulation.scheduler.save_one()
+    assert not simulation.scheduler.save_one()
+    assert stats_of(simulation).num_idle_saves == 3
+
+
+def test_what_is_over_its_share_is_not_saved_ahead() -> None:
+    simulation = simulate(num_bytes=1000)
+    fill(simulation, 1, 2, 3)
+    settle(simulation)
+    assert stats_of(simulation).num_saves == 0
+
+
+@LAYOUTS
+@given(
+    waves=st.lists(st.lists(st.integers(0, 7), min_size=1, max_size=6), min_size=1, max_size=6),
+    num_saved=st.lists(st.integers(0, 6), min_size=6, max_size=6),
+    num_bytes=st.sampled_from([6_000, 24_000, 100_000, MUCH]),
+)
+@settings(max_examples=60, deadline=None)
+def test_whatever_is_saved_at_rest_the_texts_are_the_same(
+    limits: RunnerLimits, waves: list[list[int]], num_saved: list[int], num_bytes: int
+) -> None:
+    simulation = simulate(limits, num_bytes)
+    seq_id = 0
+    for seeds, num in zip(waves, num_saved, strict=False):
+        submits = []
+        for seed in seeds:
+            seq_id += 1
+            ids = np.concatenate([prompt_of(seed // 2, 20), prompt_of(seed, 8)])
+            submits.append(submit_of(seq_id, ids, 4))
+        run(simulation, *submits)
+        for _ in range(num):
+            simulation.scheduler.save_one()
+            simulation.scheduler.check_integrity()
+        stats = stats_of(simulation)
+        assert stats.num_bytes <= num_bytes
+        assert stats.num_idle_saves <= stats.num_saves
+
+
 # Time
 
 
@@ -259,3 +329,17 @@ def test_what_was_too_dear_is_tried_again_some_day() -> None:
     num_saves = stats_of(simulation).num_saves
     fill(simulation, *range(10, 150), num_tokens=40)
     assert stats_of(simulation).num_saves > num_saves + 10
+
+
+def test_a_save_at_rest_is_charged_to_no_step_and_no_longer_than_the_target() -> None:
+    simulation = simulate_slow(byte_s=1e-4, target_itl_s=0.2)
+    fill(simulation, 1, num_tokens=40)
+    settle(simulation)
+    assert stats_of(simulation).num_idle_saves == 1
+    tier = simulation.scheduler._host_tier
+    assert tier is not None
+    assert tier.take_spent_s() == 0
+    simulation = simulate_slow(byte_s=1e-4, target_itl_s=0.02)
+    fill(simulation, *range(1, 20), num_tokens=40)  # so what a save takes is known: 35 ms
+    settle(simulation)
+    assert stats_of(simulation).num_idle_saves == 0

@@ -18,6 +18,8 @@ _GUESSED_S_PER_BYTE = 1e-9
 _MEMORY = 0.8  # of what transfers took: one counts half after three more of its size
 _OPTIMISM = 0.99  # a transfer that is not tried gets cheaper in belief, until it is tried again
 _PRIOR_BYTES = 4096
+# Of the bound, what states saved ahead may take together; the rest is for those without a slot.
+AHEAD_SHARE = 0.5
 
 
 class TransferCost:
@@ -84,7 +86,9 @@ class HostTier:
         costs: CostModel,
         spare_s: Callable[[], float],
         now_s: Callable[[], float],
+        max_ahead_s: float = 0.0,  # that a save ahead may take; 0: as long as it likes
     ) -> None:
+        self._max_ahead_s = max_ahead_s
         self._runner = runner
         self._cache = cache
         self._costs = costs
@@ -93,7 +97,7 @@ class HostTier:
         self._saves, self._loads = _Direction(), _Direction()
         self._pinned: HostState | None = None  # between find and load
         self._spent_s = 0.0
-        self._num_hits = self._num_cached_tokens = 0
+        self._num_hits = self._num_cached_tokens = self._num_idle_saves = 0
 
     def take_spent_s(self) -> float:
         """What transfers took since the last call, to be charged to the step that they delayed."""
@@ -111,16 +115,36 @@ class HostTier:
         if reason := self._why_not_save(num_bytes, num_kept, len(ids) - num_kept):
             self._saves.skip(reason)
             return
+        self._spent_s += self._save(slot, scope, ids, num_bytes)
+
+    def save_ahead(self, slot: int, scope: int, ids: Int32s) -> None:
+        """The same while nobody waits, so that nobody waits for it later; the cells stay.
+
+        A state that takes longer than the latency target would be in a newcomer's way, and one of
+        more than its share of the bound in that of others: they are left until they have to go.
+        """
+        if len(ids) < self._cache.min_tokens or self._cache.covers(scope, ids):
+            return
+        num_bytes = self._runner.state_bytes(slot)
+        is_short = not 0 < self._max_ahead_s < self._saves.cost.predict_s(num_bytes)
+        is_small = num_bytes * self._runner.limits.num_slots <= AHEAD_SHARE * self._cache.max_bytes
+        if is_short and is_small and not self._why_not_save(num_bytes, 0, len(ids)):
+            num_done = self._saves.counters.num_done
+            self._save(slot, scope, ids, num_bytes)
+            self._num_idle_saves += self._saves.counters.num_done - num_done
+
+    def _save(self, slot: int, scope: int, ids: Int32s, num_bytes: int) -> float:
+        """Seconds that it took; nothing is saved where there is no room."""
         started_s = self._now_s()
         buffer = self._cache.make_room(num_bytes, len(ids), self._pinned)
         if buffer is None:
             self._saves.skip("large")
-            return
+            return 0.0
         self._runner.save(slot, buffer)
         self._cache.add(scope, ids, buffer)
         taken_s = self._now_s() - started_s
-        self._spent_s += taken_s
         self._saves.add(num_bytes, taken_s)
+        return taken_s
 
     def _why_not_save(self, num_bytes: int, num_kept: int, num_lost: int) -> str:
         if not num_bytes:
@@ -204,6 +228,7 @@ class HostTier:
             num_loaded_bytes=loads.num_bytes,
             save_s=saves.taken_s,
             load_s=loads.taken_s,
+            num_idle_saves=self._num_idle_saves,
         )
 
     def check_integrity(self) -> None:

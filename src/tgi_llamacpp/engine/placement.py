@@ -125,6 +125,18 @@ class Placement:
             self._evict(oldest)
         return self.num_parked_tokens < num_before
 
+    def save_one(self) -> bool:
+        """While there is no work: keep one parked sequence in host memory; False if none is left.
+
+        It stays in its slot, and what needs the slot later finds it saved. Each is considered once.
+        """
+        parked = self._cache.next_to_settle() if self._cache and self._host_tier else None
+        if parked is None:
+            return False
+        parked.is_settled = True
+        self._save(parked, is_idle=True)
+        return True
+
     # A newcomer
 
     def _find(self, sequence: Sequence) -> Match:
@@ -289,14 +301,17 @@ class Placement:
         self._save(parked)
         self._discard(parked)
 
-    def _save(self, parked: Resident, num_kept: int = 0) -> None:
+    def _save(self, parked: Resident, num_kept: int = 0, *, is_idle: bool = False) -> None:
         """Keep parked cells in host memory, where nobody else has them; num_kept stay."""
         assert self._cache is not None
         if self._host_tier is None or self._cache.is_contained(parked):
             return
         if self._runner.num_cells(parked.slot) == parked.num_parked:  # and no dummy row more
             ids = self._cache.ids(parked)
-            self._host_tier.save(parked.slot, parked.scope, ids, num_kept)
+            if is_idle:
+                self._host_tier.save_ahead(parked.slot, parked.scope, ids)
+            else:
+                self._host_tier.save(parked.slot, parked.scope, ids, num_kept)
 
     def _discard(self, parked: Resident) -> None:
         self._unpark(parked)

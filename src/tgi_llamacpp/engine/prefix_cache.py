@@ -28,6 +28,7 @@ class Resident:
     sequence: Sequence | None  # None when it has finished
     num_prompt: int  # of its ids; the others are an answer
     num_parked: int = 0
+    is_settled: bool = False  # it was considered for a save while there was no work
 
     @property
     def num_cells(self) -> int:
@@ -195,6 +196,10 @@ class PrefixCache:
             if resident is not pinned and (allowed is None or slot in allowed):
                 return resident
         return None
+
+    def next_to_settle(self) -> Resident | None:
+        """The parked one that goes first of those not considered for a save yet."""
+        return next((one for one in self._parked.values() if not one.is_settled), None)
 
     def unpark(self, resident: Resident) -> None:
         """The parked cells are gone, or another's."""

@@ -82,7 +82,7 @@ class Scheduler:
             return None
         can_cut = runner.limits.can_trim and runner.limits.can_cut_states
         cache = HostCache(limits.max_host_cache_bytes, limits.min_prefix_tokens, can_cut=can_cut)
-        return HostTier(runner, cache, self.costs, self._spare_s, now_s)
+        return HostTier(runner, cache, self.costs, self._spare_s, now_s, limits.target_itl_s)
 
     def _spare_s(self) -> float:
         """Seconds that this turn has beside running streams."""
@@ -113,6 +113,10 @@ class Scheduler:
     def num_parked_tokens(self) -> int:
         """Cells of finished sequences; they count as free."""
         return self._placement.num_parked_tokens
+
+    def save_one(self) -> bool:
+        """While nothing runs or waits: save one parked sequence; False if none is left."""
+        return self._placement.save_one()
 
     def host_stats(self) -> HostStats:
         """What the host-memory tier holds and has done."""

@@ -88,6 +88,7 @@ def _host_tier(stats: HostStats) -> list[str]:
         ("states", "gauge", stats.num_states, "Sequences kept in host memory"),
         ("evictions", "counter", stats.num_evictions, "Sequences dropped from host memory"),
         ("saves", "counter", stats.num_saves, "Sequences saved to host memory"),
+        ("idle_saves", "counter", stats.num_idle_saves, "Sequences saved while there was no work"),
         ("saved_bytes", "counter", stats.num_saved_bytes, "Bytes saved to host memory"),
         ("save_seconds", "counter", stats.save_s, "Time spent saving to host memory"),
         ("loads", "counter", stats.num_loads, "Sequences loaded from host memory"),
