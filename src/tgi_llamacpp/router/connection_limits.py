@@ -126,9 +126,11 @@ class BoundedProtocol(Http1Protocol):
             raise httptools.HttpParserError
         self._num_body_bytes = 0
         self._enter(_Phase.BODY)
+        former = self.cycle
         super().on_headers_complete()
-        transport = _AnswerTransport(self.transport, self._close_after_body)
-        self.cycle.transport = cast(asyncio.Transport, transport)
+        if self.cycle is not former:  # else an offer was declined, and the head is read again
+            transport = _AnswerTransport(self.transport, self._close_after_body)
+            self.cycle.transport = cast(asyncio.Transport, transport)
 
     def on_body(self, body: bytes) -> None:
         self._num_body_bytes += len(body)
