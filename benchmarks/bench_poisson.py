@@ -1,6 +1,6 @@
 """The highest rate of Poisson arrivals that a server keeps up with, beside llama-server's.
 
-    python -m benchmarks.bench_poisson --pairs 5
+    python -m benchmarks.bench_poisson --pairs 6
     python -m benchmarks.bench_poisson --capacity 0.45 --fractions 0.5 0.7 --max-minutes 10
 
 A request is good if its first token comes within a second and no silence after it is longer than
@@ -22,7 +22,7 @@ from statistics import median
 from typing import Any
 
 from benchmarks.bench_serving import RESULTS_DIR, about
-from benchmarks.contestants import Contestant, parse_contestant
+from benchmarks.contestants import Contestant, in_turn, parse_contestant
 from benchmarks.load_generator import BenchError
 from benchmarks.machine_state import describe
 from benchmarks.measures import highest_good_rate
@@ -48,7 +48,7 @@ def main() -> int:
     parser.add_argument("--capacity", type=float, help="requests a second; else it is measured")
     parser.add_argument("--requests", type=int, default=24, help="of a run (24)")
     parser.add_argument("--share", type=float, default=0.9, help="that must be good (0.9)")
-    parser.add_argument("--pairs", type=int, default=5)
+    parser.add_argument("--pairs", type=int, default=6)
     parser.add_argument("--max-minutes", type=float, help="begin no pair that would end later")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--name", default="poisson", help="of the result file")
@@ -75,7 +75,7 @@ def _run(options: argparse.Namespace) -> int:
     started_s = time.monotonic()
     for pair in range(options.pairs):
         for scenario in scenarios:
-            for contestant in contestants:
+            for contestant in in_turn(contestants, pair):
                 _measure(result, scenario, contestant, pair)
         result["pairs"] = pair + 1
         result["highest_rates"] = highest_rates(result)

@@ -1,12 +1,12 @@
 """Serving over HTTP with a real model: this project beside llama-server, same GGUF, same cores.
 
-    python -m benchmarks.bench_serving --pairs 5
+    python -m benchmarks.bench_serving --pairs 6
     python -m benchmarks.bench_serving --row churn --max-minutes 10
     python -m benchmarks.bench_serving --scenario streams-16 --contestant tgi-llamacpp
 
-Each pair starts every contestant once, in turn, warms it up and runs the scenario a few times with
-prompts that it has not seen. The result file is rewritten after every pair; compare.py reads it.
-The last line of the output is JSON.
+Each pair starts every contestant once, in turn, every other pair from last to first, warms it up
+and runs the scenario a few times with prompts that it has not seen. The result file is rewritten
+after every pair; compare.py reads it. The last line of the output is JSON.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.compare import compare_contestants, format_goals, format_table
-from benchmarks.contestants import Contestant, parse_contestant
+from benchmarks.contestants import Contestant, in_turn, parse_contestant
 from benchmarks.goals import OURS, ROWS
 from benchmarks.load_generator import BenchError
 from benchmarks.machine_state import QUIET_BUSY_CPUS, describe
@@ -65,7 +65,7 @@ def _parser() -> argparse.ArgumentParser:
         help="a program with flags of its own, e.g. 'llama-server -ub 256'; the first is what the "
         f"others are compared with; may be repeated (default: {', '.join(DEFAULT_CONTESTANTS)})",
     )
-    parser.add_argument("--pairs", type=int, default=5, help="turns of every contestant (5)")
+    parser.add_argument("--pairs", type=int, default=6, help="turns of every contestant (6)")
     parser.add_argument("--repeats", type=int, default=3, help="measured runs in a turn (3)")
     parser.add_argument(
         "--max-minutes", type=float, help="begin no pair that would probably end later"
@@ -88,7 +88,7 @@ def _run(arguments: argparse.Namespace) -> int:
     started_s = time.monotonic()
     for pair in range(arguments.pairs):
         for scenario in scenarios:
-            for contestant in contestants:
+            for contestant in in_turn(contestants, pair):
                 if contestant.can_run(scenario):
                     _measure(result, scenario, contestant, pair, arguments.repeats)
         result["pairs"] = pair + 1

@@ -19,7 +19,7 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -128,6 +128,11 @@ class Contestant:
             "gap_ms_p50": round(row["t_tg"] / row["tg"] * 1e3, 3),
         }
         return {"metrics": {"all": metrics}, "others_busy_cpus": others_busy_cpus}
+
+
+def in_turn(contestants: Sequence[Contestant], pair: int) -> list[Contestant]:
+    """Every other pair from last to first: a machine is faster after a rest than a minute later."""
+    return list(contestants if pair % 2 == 0 else reversed(contestants))
 
 
 def parse_contestant(text: str, num_threads: int) -> Contestant:

@@ -10,6 +10,7 @@ import pytest
 
 from benchmarks.bench_poisson import format_fractions, format_rates, highest_rates
 from benchmarks.compare import compare_goal, format_goals
+from benchmarks.contestants import in_turn, parse_contestant
 from benchmarks.goals import ROWS, Goal, Row
 from benchmarks.load_generator import Answer
 from benchmarks.measures import highest_good_rate, is_good, summarize
@@ -150,3 +151,9 @@ def test_every_row_names_scenarios_that_there_are(row: Row, tmp_path: Path) -> N
     contestants = row.contestants(tmp_path)
     assert contestants[0] == "llama-server"
     assert contestants[-1] == "tgi-llamacpp"
+
+
+def test_nobody_is_always_the_first_of_a_pair() -> None:
+    first, second = (parse_contestant(name, 1) for name in ("tgi-llamacpp", "other=llama-server"))
+    assert in_turn([first, second], 0) == [first, second]
+    assert in_turn([first, second], 1) == [second, first]
