@@ -7,8 +7,11 @@ computes, so that every log-probability is equal, and not the text alone.
 from __future__ import annotations
 
 import asyncio
+import os
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -150,3 +153,39 @@ def test_what_has_left_its_slot_is_answered_as_without_the_cache(
         assert metric_of(server, "tgi_llamacpp_cache_ram_hits") >= len(found) > 2
         assert metric_of(server, "tgi_llamacpp_cache_ram_cached_tokens") >= sum(found)
         assert num_bytes > 0
+
+
+# What an engine at rest does
+
+IDLE_SAVES = "tgi_llamacpp_cache_ram_idle_saves"
+
+
+def test_what_was_saved_at_rest_is_answered_as_without_the_cache(
+    servers: dict[str, ServerProcess],
+) -> None:
+    server = servers["host"]
+    prompts = [" ".join(f"rest{number}word{i}" for i in range(50)) for number in range(4)]
+    expected = choices_of(ask(servers["off"], prompts[:1]))
+    num_before = metric_of(server, IDLE_SAVES)
+    assert choices_of(ask(server, prompts[:1])) == expected
+    deadline_s = time.monotonic() + 20
+    while metric_of(server, IDLE_SAVES) == num_before:
+        assert time.monotonic() < deadline_s, "nothing was saved"
+    ask(server, prompts[1:])  # which need its slot
+    again = ask(server, prompts[:1])
+    assert choices_of(again) == expected
+    assert cached_of(again)[0] > 100
+
+
+def test_an_engine_at_rest_takes_no_cpu(servers: dict[str, ServerProcess]) -> None:
+    server = servers["host"]
+    ask(server, ["What does it do now?"])
+    time.sleep(0.5)  # the saves
+    before_s = cpu_s_of(server.engine_pid)
+    time.sleep(1.0)
+    assert cpu_s_of(server.engine_pid) - before_s < 0.1
+
+
+def cpu_s_of(pid: int) -> float:
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
