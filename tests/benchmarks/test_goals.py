@@ -154,6 +154,6 @@ def test_every_row_names_scenarios_that_there_are(row: Row, tmp_path: Path) -> N
 
 
 def test_nobody_is_always_the_first_of_a_pair() -> None:
-    first, second = (parse_contestant(name, 1) for name in ("tgi-llamacpp", "other=llama-server"))
+    first, second = (parse_contestant(name, 1) for name in ("tgi-llamacpp", "other=tgi-llamacpp"))
     assert in_turn([first, second], 0) == [first, second]
     assert in_turn([first, second], 1) == [second, first]
