@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.engine.simulation import prompt_of
+from tgi_llamacpp.engine.host_buffers import HostBuffers
 from tgi_llamacpp.engine.host_cache import HostCache
 from tgi_llamacpp.engine.runner import Int32s
 
@@ -95,6 +96,18 @@ def test_a_pinned_state_stays() -> None:
     assert len(cache) == 0
 
 
+def test_ready_buffers_are_counted_and_give_way_to_states() -> None:
+    cache = HostCache(10 * ROOM_OF_ONE, 4, can_cut=True, buffers=HostBuffers(PAGE, 20 * PAGE))
+    while cache.warm_one():
+        cache.check_integrity()
+    assert cache.num_bytes == 20 * PAGE
+    num_states = 0
+    while cache.num_evictions == 0:
+        num_states += 1
+        assert put(cache, prompt_of(num_states, 20))
+    assert num_states > 10
+
+
 def test_what_is_over_the_bound_alone_evicts_nobody() -> None:
     cache = HostCache(ROOM_OF_ONE, 4, can_cut=True)
     assert put(cache, prompt_of(1, 20))
@@ -143,14 +156,22 @@ SAVES = st.lists(
 )
 
 
-@given(saves=SAVES, max_bytes=st.integers(0, 60_000), can_cut=st.booleans())
+@given(
+    saves=SAVES,
+    max_bytes=st.integers(0, 60_000),
+    can_cut=st.booleans(),
+    num_warm=st.integers(0, 3),
+)
 @settings(max_examples=200, deadline=None)
 def test_whatever_is_saved_the_bound_holds_and_what_is_found_was_saved(
-    saves: list[Save], max_bytes: int, can_cut: bool
+    saves: list[Save], max_bytes: int, can_cut: bool, num_warm: int
 ) -> None:
-    cache = HostCache(max_bytes, 1, can_cut=can_cut)
+    buffers = HostBuffers(num_warm * PAGE, 30_000)
+    cache = HostCache(max_bytes, 1, can_cut=can_cut, buffers=buffers)
     known: set[tuple[int, tuple[int, ...]]] = set()
     for save in saves:
+        cache.warm_one()
+        cache.check_integrity()
         ids = np.array(save.ids, np.int32)
         if not cache.covers(save.scope, ids) and put(cache, ids, save.scope, save.num_bytes):
             known.add((save.scope, save.ids))

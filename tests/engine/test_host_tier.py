@@ -167,7 +167,7 @@ def test_a_full_pool_gives_up_parked_cells_for_a_load() -> None:
 
 
 def settle(simulation: Simulation) -> None:
-    while simulation.scheduler.save_one():
+    while simulation.scheduler.prepare_one():
         simulation.scheduler.check_integrity()
 
 
@@ -190,10 +190,10 @@ def test_what_was_considered_at_rest_is_not_considered_again() -> None:
     simulation = simulate()
     fill(simulation, 1, 2)
     settle(simulation)
-    assert not simulation.scheduler.save_one()
+    assert not simulation.scheduler.prepare_one()
     fill(simulation, 3)
-    assert simulation.scheduler.save_one()
-    assert not simulation.scheduler.save_one()
+    assert simulation.scheduler.prepare_one()
+    assert not simulation.scheduler.prepare_one()
     assert stats_of(simulation).num_idle_saves == 3
 
 
@@ -202,6 +202,18 @@ def test_what_is_over_its_share_is_not_saved_ahead() -> None:
     fill(simulation, 1, 2, 3)
     settle(simulation)
     assert stats_of(simulation).num_saves == 0
+
+
+def test_at_rest_buffers_are_made_ready_for_what_the_slots_hold() -> None:
+    limits = replace(SPLIT, cache_bytes=64 * SPLIT.max_pool_tokens)
+    simulation = simulate(limits)
+    settle(simulation)
+    num_ready_bytes = stats_of(simulation).num_bytes
+    assert 0 < num_ready_bytes <= limits.cache_bytes
+    fill(simulation, 1, 2, 3, 4)
+    settle(simulation)
+    assert stats_of(simulation).num_idle_saves == 4
+    assert stats_of(simulation).num_bytes > num_ready_bytes
 
 
 @LAYOUTS
@@ -224,7 +236,7 @@ def test_whatever_is_saved_at_rest_the_texts_are_the_same(
             submits.append(submit_of(seq_id, ids, 4))
         run(simulation, *submits)
         for _ in range(num):
-            simulation.scheduler.save_one()
+            simulation.scheduler.prepare_one()
             simulation.scheduler.check_integrity()
         stats = stats_of(simulation)
         assert stats.num_bytes <= num_bytes

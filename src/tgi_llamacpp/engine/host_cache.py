@@ -7,10 +7,10 @@ Called by host_tier.py.
 
 from __future__ import annotations
 
-import contextlib
 import mmap
 from dataclasses import dataclass
 
+from tgi_llamacpp.engine.host_buffers import HostBuffers, whole_pages
 from tgi_llamacpp.engine.prefix_tree import PrefixTree
 from tgi_llamacpp.engine.runner import Int32s
 
@@ -28,25 +28,33 @@ class HostState:
 
     scope: int
     num_tokens: int
-    buffer: mmap.mmap  # pages of its own, which go back to the system when it is closed
+    buffer: mmap.mmap
 
     @property
     def num_bytes(self) -> int:
         """Of the buffer: whole pages."""
-        return _pages(len(self.buffer))
+        return whole_pages(len(self.buffer))
 
 
 class HostCache:
     """States by age, and a tree of their ids for each scope. Holds max_bytes at most, all told."""
 
-    def __init__(self, max_bytes: int, min_tokens: int, *, can_cut: bool) -> None:
+    def __init__(
+        self,
+        max_bytes: int,
+        min_tokens: int,
+        *,
+        can_cut: bool,
+        buffers: HostBuffers | None = None,
+    ) -> None:
         """Without can_cut a state serves only those who begin with all of its ids."""
         self.max_bytes = max_bytes
         self.min_tokens = min_tokens
         self._can_cut = can_cut
         self._trees: dict[int, PrefixTree[HostState]] = {}
         self._states: dict[HostState, None] = {}  # least recently used first
-        self._num_buffer_bytes = 0
+        self._buffers = buffers or HostBuffers()
+        self._num_buffer_bytes = 0  # of states
         self.num_evictions = 0
 
     def __len__(self) -> int:
@@ -54,7 +62,12 @@ class HostCache:
 
     @property
     def num_bytes(self) -> int:
-        """All that is held: buffers, ids and what keeps them in order."""
+        """All that is held: states, and buffers for the next ones."""
+        return self._num_state_bytes + self._buffers.num_bytes
+
+    @property
+    def _num_state_bytes(self) -> int:
+        """Of states: buffers, ids and what keeps them in order."""
         trees = self._trees.values()
         return (
             self._num_buffer_bytes
@@ -113,11 +126,25 @@ class HostCache:
         num_pinned = 0 if pinned is None else _most_bytes(len(pinned.buffer), pinned.num_tokens)
         if num_new + num_pinned > self.max_bytes:
             return None
-        # It may get an entry in a node of every other, and split a node that has all of them.
-        while self.num_bytes + num_new + 2 * ENTRY_BYTES * len(self._states) > self.max_bytes:
+        while (num_spare := self._num_spare_bytes(num_new)) < 0:
             self.discard(next(one for one in self._states if one is not pinned))
             self.num_evictions += 1
-        return _new_buffer(num_state_bytes)
+        buffer = self._buffers.take(num_state_bytes)
+        self._buffers.shrink(num_spare)
+        return buffer
+
+    def _num_spare_bytes(self, num_new: int) -> int:
+        """What is left of the bound beside all states and a new one of so many bytes.
+
+        That may get an entry in a node of every other, and split a node that has all of them.
+        """
+        return self.max_bytes - (
+            self._num_state_bytes + num_new + 2 * ENTRY_BYTES * len(self._states)
+        )
+
+    def warm_one(self) -> bool:
+        """Have one more buffer for later, its pages in place; False where there are enough."""
+        return self._buffers.warm(self._num_spare_bytes(0))
 
     def add(self, scope: int, ids: Int32s, buffer: mmap.mmap) -> None:
         """Keep a state, in a buffer from make_room, and drop those that it makes needless."""
@@ -133,14 +160,14 @@ class HostCache:
                 self.discard(other)
 
     def discard(self, state: HostState) -> None:
-        """Give a state's memory back."""
+        """Drop a state; its buffer is for the next."""
         del self._states[state]
         tree = self._trees[state.scope]
         tree.remove(state)
         if not len(tree):
             del self._trees[state.scope]
         self._num_buffer_bytes -= state.num_bytes
-        state.buffer.close()
+        self._buffers.give(state.buffer)
 
     def check_integrity(self) -> None:
         """Raises AssertionError where states, trees and bytes disagree: a bug of ours."""
@@ -153,26 +180,10 @@ class HostCache:
             assert not state.buffer.closed
         for tree in self._trees.values():
             tree.check_integrity()
-
-
-def _pages(num_bytes: int) -> int:
-    return -(-num_bytes // mmap.PAGESIZE) * mmap.PAGESIZE
-
-
-def _new_buffer(num_bytes: int) -> mmap.mmap | None:
-    """Pages of the process's own, huge ones where the system has them: new small ones take longer
-    to fill than what is written to them. None where there is no memory.
-    """
-    try:
-        buffer = mmap.mmap(-1, num_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    except (OSError, ValueError):
-        return None
-    with contextlib.suppress(OSError):  # a kernel without them
-        buffer.madvise(mmap.MADV_HUGEPAGE)
-    return buffer
+        self._buffers.check_integrity()
 
 
 def _most_bytes(num_state_bytes: int, num_tokens: int) -> int:
     """What a state may come to, with a tree of its own or beside one other."""
     overhead = STATE_BYTES + TREE_BYTES + 2 * NODE_BYTES + 4 * ENTRY_BYTES
-    return _pages(num_state_bytes) + overhead + _ID_BYTES * num_tokens
+    return whole_pages(num_state_bytes) + overhead + _ID_BYTES * num_tokens

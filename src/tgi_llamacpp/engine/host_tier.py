@@ -10,8 +10,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from tgi_llamacpp.engine.cost_model import CostModel
+from tgi_llamacpp.engine.host_buffers import HostBuffers
 from tgi_llamacpp.engine.host_cache import HostCache, HostState
-from tgi_llamacpp.engine.runner import Int32s, Runner
+from tgi_llamacpp.engine.runner import Int32s, Runner, RunnerLimits
 from tgi_llamacpp.messages import HostStats
 
 _GUESSED_S_PER_BYTE = 1e-9
@@ -20,6 +21,18 @@ _OPTIMISM = 0.99  # a transfer that is not tried gets cheaper in belief, until i
 _PRIOR_BYTES = 4096
 # Of the bound, what states saved ahead may take together; the rest is for those without a slot.
 AHEAD_SHARE = 0.5
+# Of buffers that are ready before there is a state: each has room for so many tokens, together they
+# hold what the slots can, up to these bytes, which a slow virtual machine backs in half a second.
+READY_TOKENS = 512
+MAX_READY_BYTES = 256 << 20
+
+
+def ready_buffers(limits: RunnerLimits, max_bytes: int) -> HostBuffers:
+    """For states of this runner, in a host cache of max_bytes."""
+    num_tokens = min(READY_TOKENS, limits.max_slot_tokens)
+    num_bytes = limits.cache_bytes * num_tokens // max(limits.max_pool_tokens, 1)
+    max_ready_bytes = min(limits.cache_bytes, max_bytes // 2, MAX_READY_BYTES)
+    return HostBuffers(num_bytes, max_ready_bytes)
 
 
 class TransferCost:
@@ -104,18 +117,24 @@ class HostTier:
         spent_s, self._spent_s = self._spent_s, 0.0
         return spent_s
 
+    def warm_one(self) -> bool:
+        """Make one buffer ready for a later save; False where there are enough of them."""
+        return self._cache.warm_one()
+
     def save(self, slot: int, scope: int, ids: Int32s, num_kept: int = 0) -> None:
         """Keep what a slot holds, which are the cells of these ids, if that is worth it now.
 
         The first num_kept of them stay in the slot, so that only the others are about to be lost.
         """
-        if len(ids) - num_kept < self._cache.min_tokens or self._cache.covers(scope, ids):
+        if not self._is_lacking(scope, ids, num_kept):
             return
         num_bytes = self._runner.state_bytes(slot)
         if reason := self._why_not_save(num_bytes, num_kept, len(ids) - num_kept):
             self._saves.skip(reason)
             return
-        self._spent_s += self._save(slot, scope, ids, num_bytes)
+        started_s = self._now_s()
+        self._save(slot, scope, ids, num_bytes)
+        self._spent_s += self._now_s() - started_s
 
     def save_ahead(self, slot: int, scope: int, ids: Int32s) -> None:
         """The same while nobody waits, so that nobody waits for it later; the cells stay.
@@ -123,28 +142,30 @@ class HostTier:
         A state that takes longer than the latency target would be in a newcomer's way, and one of
         more than its share of the bound in that of others: they are left until they have to go.
         """
-        if len(ids) < self._cache.min_tokens or self._cache.covers(scope, ids):
+        if not self._is_lacking(scope, ids):
             return
         num_bytes = self._runner.state_bytes(slot)
         is_short = not 0 < self._max_ahead_s < self._saves.cost.predict_s(num_bytes)
         is_small = num_bytes * self._runner.limits.num_slots <= AHEAD_SHARE * self._cache.max_bytes
         if is_short and is_small and not self._why_not_save(num_bytes, 0, len(ids)):
-            num_done = self._saves.counters.num_done
-            self._save(slot, scope, ids, num_bytes)
-            self._num_idle_saves += self._saves.counters.num_done - num_done
+            self._num_idle_saves += self._save(slot, scope, ids, num_bytes)
 
-    def _save(self, slot: int, scope: int, ids: Int32s, num_bytes: int) -> float:
-        """Seconds that it took; nothing is saved where there is no room."""
+    def _is_lacking(self, scope: int, ids: Int32s, num_kept: int = 0) -> bool:
+        """Whether the cache has no state of these ids, and would keep one."""
+        is_long = len(ids) - num_kept >= self._cache.min_tokens
+        return is_long and not self._cache.covers(scope, ids)
+
+    def _save(self, slot: int, scope: int, ids: Int32s, num_bytes: int) -> bool:
+        """False where there is no room."""
         started_s = self._now_s()
         buffer = self._cache.make_room(num_bytes, len(ids), self._pinned)
         if buffer is None:
             self._saves.skip("large")
-            return 0.0
+            return False
         self._runner.save(slot, buffer)
         self._cache.add(scope, ids, buffer)
-        taken_s = self._now_s() - started_s
-        self._saves.add(num_bytes, taken_s)
-        return taken_s
+        self._saves.add(num_bytes, self._now_s() - started_s)
+        return True
 
     def _why_not_save(self, num_bytes: int, num_kept: int, num_lost: int) -> str:
         if not num_bytes:

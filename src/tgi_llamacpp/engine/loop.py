@@ -20,7 +20,7 @@ from tgi_llamacpp.messages import Abort, FrameError, FromRouter, SequenceFailed,
 from tgi_llamacpp.step_page import StepPage
 
 STATS_INTERVAL_S = 0.25
-SAVE_AFTER_S = 0.02  # without work: who asks again at once is not kept waiting by a save
+PREPARE_AFTER_S = 0.02  # without work: who asks again at once is not kept waiting by it
 MAX_GATHER_S = 0.004  # that a first sequence waits for those that come with it
 
 log = logging.getLogger(__name__)
@@ -50,7 +50,7 @@ class EngineLoop:
         self._times = StepTimes()
         self._stats_at_s = 0.0
         self._is_idle = True
-        self._save_at_s: float | None = None  # when to save the next parked sequence; None: never
+        self._prepare_at_s: float | None = None  # when to save ahead; None: never
 
     def run(self) -> None:
         """Raises RouterGoneError, FrameError, RunnerError."""
@@ -60,7 +60,7 @@ class EngineLoop:
                 self._turn()
                 self._send_failures()  # now: the next receive may wait for long
                 self._report()
-                self._save_one()
+                self._prepare_one()
         finally:
             self._summary.tell(self._scheduler.num_running, self._scheduler.num_waiting)
 
@@ -80,17 +80,17 @@ class EngineLoop:
         if self._can_step():
             return 0.0
         summary_s = self._summary.due_in_s()
-        if self._save_at_s is None or not self._is_idle:
+        if self._prepare_at_s is None or not self._is_idle:
             return summary_s
-        save_s = max(0.0, self._save_at_s - time.monotonic())
-        return save_s if summary_s is None else min(save_s, summary_s)
+        rest_s = max(0.0, self._prepare_at_s - time.monotonic())
+        return rest_s if summary_s is None else min(rest_s, summary_s)
 
-    def _save_one(self) -> None:
-        """One parked sequence, when it is time; messages come between one and the next."""
-        if self._save_at_s is None or not self._is_idle or time.monotonic() < self._save_at_s:
+    def _prepare_one(self) -> None:
+        """Save one parked sequence, or the like, when it is time; then look for messages."""
+        if self._prepare_at_s is None or not self._is_idle or time.monotonic() < self._prepare_at_s:
             return
-        if not self._scheduler.save_one():
-            self._save_at_s = None
+        if not self._scheduler.prepare_one():
+            self._prepare_at_s = None
             self._send_stats()
 
     def _gather(self, messages: list[FromRouter]) -> None:
@@ -172,7 +172,7 @@ class EngineLoop:
         is_due = time.monotonic() >= self._stats_at_s + STATS_INTERVAL_S
         if not has_work and not self._is_idle:
             self._is_idle = True
-            self._save_at_s = time.monotonic() + SAVE_AFTER_S
+            self._prepare_at_s = time.monotonic() + PREPARE_AFTER_S
             scheduler.check_integrity()
             self._send_stats()
         elif has_work and is_due and not self._channel.is_congested:

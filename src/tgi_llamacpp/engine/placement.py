@@ -125,14 +125,17 @@ class Placement:
             self._evict(oldest)
         return self.num_parked_tokens < num_before
 
-    def save_one(self) -> bool:
-        """While there is no work: keep one parked sequence in host memory; False if none is left.
+    def prepare_one(self) -> bool:
+        """While there is no work: keep one parked sequence in host memory, or ready a buffer for
+        one; False if nothing is left to do.
 
         It stays in its slot, and what needs the slot later finds it saved. Each is considered once.
         """
-        parked = self._cache.next_to_settle() if self._cache and self._host_tier else None
-        if parked is None:
+        if self._cache is None or self._host_tier is None:
             return False
+        parked = self._cache.next_to_settle()
+        if parked is None:
+            return self._host_tier.warm_one()
         parked.is_settled = True
         self._save(parked, is_idle=True)
         return True

@@ -156,6 +156,8 @@ def _run(channel: Channel, start: Start, model: Model, runner: Runner, page: Ste
     )
     runner = faults.with_fault(runner, os.environ.get(faults.VARIABLE))
     scheduler = Scheduler(runner, limits, start.epoch, curve)
+    while scheduler.prepare_one():
+        pass
     channel.send(_ready(start.epoch, model, limits, notes))
     gc.freeze()  # what is here stays: leave it out of every later collection
     is_checked = bool(os.environ.get(faults.INTEGRITY_VARIABLE))

@@ -18,7 +18,7 @@ from tgi_llamacpp.engine.admission import Admission
 from tgi_llamacpp.engine.aside import Aside
 from tgi_llamacpp.engine.cost_model import CostModel, WidthCurve
 from tgi_llamacpp.engine.host_cache import HostCache
-from tgi_llamacpp.engine.host_tier import HostTier
+from tgi_llamacpp.engine.host_tier import HostTier, ready_buffers
 from tgi_llamacpp.engine.limits import EngineLimits, check_ids, check_submit
 from tgi_llamacpp.engine.placement import Placement
 from tgi_llamacpp.engine.planner import Batch, plan_step, spare_s
@@ -81,7 +81,12 @@ class Scheduler:
         if limits.min_prefix_tokens is None or not limits.max_host_cache_bytes:
             return None
         can_cut = runner.limits.can_trim and runner.limits.can_cut_states
-        cache = HostCache(limits.max_host_cache_bytes, limits.min_prefix_tokens, can_cut=can_cut)
+        cache = HostCache(
+            limits.max_host_cache_bytes,
+            limits.min_prefix_tokens,
+            can_cut=can_cut,
+            buffers=ready_buffers(runner.limits, limits.max_host_cache_bytes),
+        )
         return HostTier(runner, cache, self.costs, self._spare_s, now_s, limits.target_itl_s)
 
     def _spare_s(self) -> float:
@@ -114,9 +119,12 @@ class Scheduler:
         """Cells of finished sequences; they count as free."""
         return self._placement.num_parked_tokens
 
-    def save_one(self) -> bool:
-        """While nothing runs or waits: save one parked sequence; False if none is left."""
-        return self._placement.save_one()
+    def prepare_one(self) -> bool:
+        """While nothing runs or waits: save one parked sequence, or ready a buffer for one.
+
+        False if nothing is left to do.
+        """
+        return self._placement.prepare_one()
 
     def host_stats(self) -> HostStats:
         """What the host-memory tier holds and has done."""
