@@ -7,16 +7,15 @@ computes, so that every log-probability is equal, and not the text alone.
 from __future__ import annotations
 
 import asyncio
-import os
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
-from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
+from benchmarks.machine_state import cpu_s_of_tree
 from tests.server_process import ServerProcess
 
 EXACT = ("--type-k=bf16", "--type-v=bf16")
@@ -181,11 +180,6 @@ def test_an_engine_at_rest_takes_no_cpu(servers: dict[str, ServerProcess]) -> No
     server = servers["host"]
     ask(server, ["What does it do now?"])
     time.sleep(0.5)  # the saves
-    before_s = cpu_s_of(server.engine_pid)
+    before_s = cpu_s_of_tree(server.engine_pid)
     time.sleep(1.0)
-    assert cpu_s_of(server.engine_pid) - before_s < 0.1
-
-
-def cpu_s_of(pid: int) -> float:
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    assert cpu_s_of_tree(server.engine_pid) - before_s < 0.1
