@@ -9,10 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from starlette.applications import Starlette
-from starlette.middleware import Middleware
-from starlette.requests import Request
-from starlette.responses import Response
 from starlette.routing import Route
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from tgi_llamacpp.config import RouterConfig
 from tgi_llamacpp.errors import StartupError
@@ -97,14 +95,22 @@ def build_app(
         model_sha=model_sha,
         pipeline_tag=pipeline_tag,
     )
-    app = Starlette(
-        routes=list(_routes(services)),
-        middleware=[Middleware(CorsEdge, allow_origin=config.cors_allow_origin)],
-        exception_handlers={404: _not_found},
-    )
+    app = _Application(routes=list(_routes(services)))
     app.router.redirect_slashes = False  # `/generate/` is another path, and unknown
+    app.router.default = _not_found
     app.state.services = services
     return app
+
+
+class _Application(Starlette):
+    """Without Starlette's own layers for errors.
+
+    Endpoints answer every error themselves, and a layer is a call for every streamed token.
+    """
+
+    def build_middleware_stack(self) -> ASGIApp:
+        services: Services = self.state.services
+        return CorsEdge(self.router, services.config.cors_allow_origin)
 
 
 def apply_limits(services: Services) -> None:
@@ -142,5 +148,7 @@ def _with_vertex_ai(table: Table, config: RouterConfig) -> Table:
     return table
 
 
-async def _not_found(request: Request, error: Exception) -> Response:
-    return Response(status_code=404)
+async def _not_found(scope: Scope, receive: Receive, send: Send) -> None:
+    headers = [(b"content-length", b"0")]
+    await send({"type": "http.response.start", "status": 404, "headers": headers})
+    await send({"type": "http.response.body", "body": b"", "more_body": False})
