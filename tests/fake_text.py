@@ -87,6 +87,7 @@ class FakeStream:
 
 class FakeDetokenizer:
     num_vocab = 6000
+    special_ids = frozenset(SPECIAL)
 
     def stream(self) -> FakeStream:
         return FakeStream()

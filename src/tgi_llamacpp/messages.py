@@ -320,23 +320,29 @@ class FrameDecoder:
         Raises:
             FrameError: the length is over the limit or the body is no message of this direction.
         """
-        self._buffer += data
+        source: bytes | bytearray = data
+        if self._buffer:
+            self._buffer += data
+            source = self._buffer
         messages: list[FromRouter | FromEngine] = []
         start = 0
-        while len(self._buffer) - start >= _LENGTH.size:
-            (length,) = _LENGTH.unpack_from(self._buffer, start)
+        while len(source) - start >= _LENGTH.size:
+            (length,) = _LENGTH.unpack_from(source, start)
             if length > MAX_FRAME_BYTES:
                 limit = MAX_FRAME_BYTES
                 raise FrameError(f"a frame of {length} bytes is over the limit of {limit}")
             end = start + _LENGTH.size + length
-            if len(self._buffer) < end:
+            if len(source) < end:
                 break
-            messages.append(self._decode(bytes(self._buffer[start + _LENGTH.size : end])))
+            messages.append(self._decode(source[start + _LENGTH.size : end]))
             start = end
-        del self._buffer[:start]
+        if source is data:
+            self._buffer += data[start:]  # mostly nothing
+        else:
+            del self._buffer[:start]
         return messages
 
-    def _decode(self, body: bytes) -> FromRouter | FromEngine:
+    def _decode(self, body: bytes | bytearray) -> FromRouter | FromEngine:
         try:
             return self._decoder.decode(body)
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:

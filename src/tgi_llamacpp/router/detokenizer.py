@@ -51,23 +51,24 @@ class Detokenizer:
     def __init__(
         self, tokenizer: LoadedTokenizer, *, extra_special_ids: Iterable[int] = ()
     ) -> None:
-        self._special_ids = tokenizer.special_ids.union(extra_special_ids)
+        # Of tokens that are left out of generated text.
+        self.special_ids = tokenizer.special_ids.union(extra_special_ids)
         self.num_vocab = tokenizer.num_vocab  # ids from here on are padding
         self._tokenizer = tokenizer.tokenizer
         bytes_of = _bytes_function(self._tokenizer)
         self._table = (
-            None if bytes_of is None else _ByteTable(tokenizer, self._special_ids, bytes_of)
+            None if bytes_of is None else _ByteTable(tokenizer, self.special_ids, bytes_of)
         )
 
     def stream(self) -> TokenStream:
         """A fresh stream for one sequence."""
         if self._table is None:
-            return _DecoderStream(self._tokenizer, self._special_ids)
+            return _DecoderStream(self._tokenizer, self.special_ids)
         return _TableStream(self._table)
 
     def is_special(self, token_id: int) -> bool:
         """Whether the token is left out of generated text."""
-        return token_id in self._special_ids
+        return token_id in self.special_ids
 
     def token_text(self, token_id: int) -> str:
         """One token alone, as for an alternative that was not chosen."""
@@ -87,7 +88,7 @@ class Detokenizer:
     def decode(self, ids: Iterable[int]) -> str:
         """The generated text of `ids`: special tokens left out, a broken tail replaced."""
         stream = self.stream()
-        texts = [stream.push(token_id) for token_id in ids if token_id not in self._special_ids]
+        texts = [stream.push(token_id) for token_id in ids if token_id not in self.special_ids]
         return "".join(texts) + stream.flush()
 
 

@@ -276,7 +276,7 @@ class EngineClient:
         seq_ids = memoryview(step.seq_ids).cast("q").tolist()
         token_ids = memoryview(step.token_ids).cast("i").tolist()
         logprobs = memoryview(step.logprobs).cast("f").tolist()
-        alternatives = _alternatives(step)
+        alternatives = _alternatives(step) if step.top_counts else None
         for row, seq_id in enumerate(seq_ids):
             sequence = sequences.get(seq_id)
             if sequence is None:  # aborted while the step ran
@@ -325,10 +325,8 @@ class EngineClient:
             self.recovery.begin()
 
 
-def _alternatives(step: StepOut) -> list[Alternatives] | None:
+def _alternatives(step: StepOut) -> list[Alternatives]:
     """Per row, the alternatives of the step's flat columns."""
-    if not step.top_counts:
-        return None
     pairs: Alternatives = list(
         zip(
             memoryview(step.top_ids).cast("i").tolist(),

@@ -13,7 +13,6 @@ import math
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import msgspec
 
@@ -42,7 +41,7 @@ class FinishReason(enum.Enum):
     STOP = "stop_sequence"
 
 
-class TokenEvent(NamedTuple):
+class TokenEvent(msgspec.Struct, frozen=True, gc=False):
     """One generated token.
 
     `text` is the token's own text; `visible` is what the client may now see more of the generated
@@ -79,7 +78,7 @@ class SequenceText:
         self, detokenizer: Detokenizer, stop: list[str], *, keep_stop: bool, choice: int
     ) -> None:
         self._stream = detokenizer.stream()
-        self._is_special = detokenizer.is_special
+        self._special_ids = detokenizer.special_ids
         self._stops = StopMatcher(stop, keep_stop=keep_stop)
         self._choice = choice
         self.num_tokens = 0
@@ -89,7 +88,7 @@ class SequenceText:
         """What the next token adds. Nothing may follow an event with a finish."""
         self.num_tokens += 1
         text = self._stream.push(row.token_id)
-        is_special = self._is_special(row.token_id)
+        is_special = row.token_id in self._special_ids
         visible = "" if is_special else self._stops.push(text)
         if row.finish or self._stops.is_stopped:
             visible += self._end(row.finish)

@@ -9,7 +9,8 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections.abc import Callable
-from typing import NamedTuple
+
+import msgspec
 
 from tgi_llamacpp.errors import TgiError
 
@@ -21,7 +22,7 @@ NO_TOKEN = -1
 """In Row.token_id: the sequence ends and has no token, since none was asked for."""
 
 
-class Row(NamedTuple):
+class Row(msgspec.Struct, frozen=True, gc=False):
     """One new token of the sequence with this choice index, or its end with NO_TOKEN."""
 
     choice: int
