@@ -152,7 +152,10 @@ async def stream_chunks(
             await stream.write((await _render(exchange, fold, fold.first)).encode())
             while not generation.is_finished:
                 events = await generation.next_events()
-                chunks = await _render(exchange, fold, _render_all, fold, events)
+                if fold.is_slow:
+                    chunks = await _render(exchange, fold, _render_all, fold, events)
+                else:  # as for nearly every token, which is spared the coroutine
+                    chunks = _render_all(fold, events)
                 if chunks:
                     await stream.write(chunks.encode())
             tail = await _render(exchange, fold, fold.last)
@@ -177,6 +180,8 @@ async def _render(
 
 
 def _render_all(fold: StreamFold, events: list[TokenEvent]) -> str:
+    if len(events) == 1:
+        return fold.render(events[0])
     return "".join(map(fold.render, events))
 
 

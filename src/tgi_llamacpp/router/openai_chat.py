@@ -210,7 +210,7 @@ class _ChatFold:
     def first(self) -> str:
         delta = '{"role":"assistant","content":""}'
         return "".join(
-            self._chunk(render_openai.chat_delta(index, delta))
+            self._head.chunk(render_openai.chat_delta(index, delta))
             for index in range(len(self._generation.sequences))
         )
 
@@ -219,19 +219,16 @@ class _ChatFold:
         if event.visible or (self._request.logprobs and event.is_token):
             logprobs = _logprobs(self._request, [event], self._services)
             delta = f'{{"content":{quote(event.visible)}}}'
-            chunk = self._chunk(render_openai.chat_delta(event.choice, delta, logprobs))
+            chunk = self._head.chunk(render_openai.chat_delta(event.choice, delta, logprobs))
         if event.finish is not None:
             end = render_openai.chat_delta(event.choice, '{"content":""}', finish=event.finish)
-            chunk += self._chunk(end)
+            chunk += self._head.chunk(end)
         return chunk
 
     def last(self) -> str:
         if not self._request.include_usage:
             return ""
         return sse_event(self._head.whole((), render_openai.usage(self._generation)))
-
-    def _chunk(self, choice: str) -> str:
-        return sse_event(self._head.chunk(choice))
 
 
 async def chat_tokenize(exchange: Exchange) -> None:

@@ -253,8 +253,9 @@ class _CompletionFold:
     @property
     def is_slow(self) -> bool:
         """Log-probabilities of prompts are still to be written: megabytes, for long ones."""
-        has_scores = any(sequence.scores is not None for sequence in self._generation.sequences)
-        return has_scores and not self._is_begun
+        if self._is_begun:
+            return False
+        return any(sequence.scores is not None for sequence in self._generation.sequences)
 
     def first(self) -> str:
         """The echoes, unless their log-probabilities are still to come."""
@@ -265,7 +266,8 @@ class _CompletionFold:
         for echo, of_prompt in zip(self._echoed, scores, strict=False):
             echo.scores = of_prompt
         return "".join(
-            self._chunk(self._echo_choice(index, echo)) for index, echo in enumerate(self._echoed)
+            self._head.chunk(self._echo_choice(index, echo))
+            for index, echo in enumerate(self._echoed)
         )
 
     def _echo_choice(self, index: int, echo: Echo) -> str:
@@ -278,29 +280,36 @@ class _CompletionFold:
 
     def render(self, event: TokenEvent) -> str:
         """What a token adds; choices whose prompt is still scored keep the others waiting."""
+        if self._is_begun:
+            return self._render_one(event)
         self._held.append(event)
-        head = "" if self._is_begun else self.first()
+        return self._begin()
+
+    def _begin(self) -> str:
+        """The echoes and what was held for them, once they can be written."""
+        head = self.first()
         if not self._is_begun:
             return ""
         held, self._held = self._held, []
         return head + "".join(map(self._render_one, held))
 
     def _render_one(self, event: TokenEvent) -> str:
-        has_logprobs = self._request.logprobs is not None
-        if not (event.visible or has_logprobs or event.finish is not None):
+        logprobs = "null"
+        if self._request.logprobs is not None:
+            logprobs = self._token_logprobs(event)
+        elif not event.visible and event.finish is None:
             return ""
+        choice = render_openai.text_choice(event.choice, event.visible, logprobs, event.finish)
+        return self._head.chunk(choice)
+
+    def _token_logprobs(self, event: TokenEvent) -> str:
         offset = self._offsets[event.choice]
         self._offsets[event.choice] += event.num_characters
         generated = render_openai.generated_logprobs([event], offset)
-        logprobs = _logprobs(self._request, self._services, generated)
-        choice = render_openai.text_choice(event.choice, event.visible, logprobs, event.finish)
-        return self._chunk(choice)
+        return _logprobs(self._request, self._services, generated)
 
     def last(self) -> str:
         head = "" if self._is_begun else self.first()  # no token came: none was asked for
         if not self._request.include_usage:
             return head
         return head + sse_event(self._head.whole((), render_openai.usage(self._generation)))
-
-    def _chunk(self, choice: str) -> str:
-        return sse_event(self._head.chunk(choice))

@@ -18,6 +18,7 @@ from tgi_llamacpp.router.detokenizer import Detokenizer
 from tgi_llamacpp.router.generation import FinishReason, Generation, TokenEvent
 from tgi_llamacpp.router.json_format import dumps, float32, quote
 from tgi_llamacpp.router.mailbox import Alternatives
+from tgi_llamacpp.router.sse import event as sse_event
 
 SYSTEM_FINGERPRINT = f"{__version__}-native"
 _FINISH = {FinishReason.LENGTH: "length", FinishReason.EOS: "stop", FinishReason.STOP: "stop"}
@@ -28,7 +29,7 @@ _CODES = {"overloaded": "rate_limit_exceeded", "authentication": "invalid_api_ke
 
 
 class Head:
-    """What every chunk of one answer begins with: kind, id, time and model."""
+    """What an answer and each of its chunks begin with: kind, id, time and model."""
 
     def __init__(self, kind: str, id_prefix: str, model: str) -> None:
         self.text = (
@@ -42,8 +43,8 @@ class Head:
         return f'{{{self.text},"choices":[{",".join(choices)}],"usage":{usage}}}'
 
     def chunk(self, choice: str) -> str:
-        """A chunk on the way; usage is null, as OpenAI has it, and not missing, as TGI has it."""
-        return f'{{{self.text},"choices":[{choice}],"usage":null}}'
+        """The event of a chunk on the way. Usage is null, as OpenAI has it; TGI leaves it out."""
+        return sse_event(f'{{{self.text},"choices":[{choice}],"usage":null}}')
 
 
 def usage(generation: Generation) -> str:
