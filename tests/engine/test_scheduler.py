@@ -20,7 +20,6 @@ from tests.engine.simulation import (
     submit_of,
     text_alone,
 )
-from tgi_llamacpp.engine.cost_model import StepShape
 from tgi_llamacpp.engine.fake_runner import FakeRunner
 from tgi_llamacpp.engine.runner import RunnerLimits
 from tgi_llamacpp.messages import Finish, SamplingParams, StepOut, Submit
@@ -78,39 +77,6 @@ def test_a_long_prompt_never_stops_a_stream() -> None:
     for _ in range(2):  # 999 rows, in as few steps as they fit in, since there is no target
         assert seq_ids_of(simulation.turn()) == [1, 2]
     assert seq_ids_of(simulation.turn()) == [1, 2, 3]
-
-
-def time_of(shape: StepShape) -> float:
-    """A 135M model on two cores: 20 ms a pass, 2 ms a token, and a little for what is before it."""
-    products = sum(n * (start + n / 2) for start, n in shape.chunks)
-    num_passes = bool(shape.width) + bool(shape.chunks)
-    return 0.02 * num_passes + 2e-3 * shape.num_prompt_tokens + 4e-7 * products
-
-
-def test_a_long_prompt_keeps_the_streams_within_the_latency_target() -> None:
-    limits = engine_limits(WIDE, target_itl_s=0.25)
-    simulation = Simulation(FakeRunner(WIDE), limits, time_of=time_of)
-    simulation.submit(submit_of(1, 3, 200), submit_of(2, 3, 200))
-    simulation.turn()
-    simulation.submit(submit_of(3, 3000, 5))
-    simulation.run()
-    mixed = [one for one in simulation.batches if one.shape.width and one.num_prefill]
-    assert 25 < len(mixed) < 50  # 6 s of prompt, 1.8 s of its attention
-    for batch in mixed[1:]:  # the first is a guess
-        assert time_of(batch.shape) < 1.02 * 0.25
-    assert simulation.scheduler.counters.num_late_steps <= 2
-    assert simulation.scheduler.counters.num_mixed_tokens == 2999
-
-
-def test_prompts_come_forward_where_every_step_misses_the_target() -> None:
-    limits = engine_limits(WIDE, target_itl_s=0.01)
-    simulation = Simulation(FakeRunner(WIDE), limits, time_of=time_of)
-    simulation.submit(submit_of(1, 3, 3000))
-    simulation.turn()
-    simulation.submit(submit_of(3, 900, 5), submit_of(4, 900, 5))
-    simulation.run()
-    assert simulation.finished_at[3] < simulation.finished_at[4] < simulation.finished_at[1]
-    assert simulation.scheduler.counters.num_late_steps > 1000
 
 
 def test_prompts_take_whole_steps_while_nobody_decodes() -> None:

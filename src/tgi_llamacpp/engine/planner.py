@@ -25,6 +25,7 @@ from tgi_llamacpp.engine.slots import SlotTable
 # What prompts get where the target leaves less or nothing: they come forward, whatever it costs.
 MIN_CHUNK_TOKENS = 9  # a group of eight rows, and the one that joins the decode rows
 MIN_PROMPT_SHARE = 0.25  # of the time that the step's decode rows take
+NEVER = 2**31  # rows, of which no chunk has as many
 MAX_MARGIN = 0.2  # of the target, kept for what the cost model gets wrong
 
 
@@ -65,13 +66,20 @@ def _num_cut_off(prompts: list[tuple[int, int]], num_tokens: int, row_group: int
     """Tokens to leave out, so that the chunk of a prompt that is cut fills groups of rows.
 
     One of its tokens runs in the pass of the decode rows. A chunk that ends its prompt stays whole.
+    A long prompt is not begun behind others that fill more than half of the step: cut into two
+    short chunks it takes longer, and one whole prompt a step is the shorter gap.
     """
+    num_before = 0
     for start, num_left in prompts:
-        if num_tokens <= num_left:
-            is_long = start >= LONG_FROM and num_tokens >= LONG_CHUNK
-            is_cut = 0 < num_tokens < num_left
-            return (num_tokens - 1) % (LONG_GROUP if is_long else row_group) if is_cut else 0
-        num_tokens -= num_left
+        num_own = num_tokens - num_before
+        if num_own <= num_left:
+            if not 0 < num_own < num_left:
+                return 0
+            if num_left >= LONG_CHUNK and num_before >= max(num_own, LONG_CHUNK):
+                return num_own
+            is_long = start >= LONG_FROM and num_own >= LONG_CHUNK
+            return (num_own - 1) % (LONG_GROUP if is_long else row_group)
+        num_before += num_left
     return 0
 
 
@@ -102,17 +110,20 @@ def plan_step(
     dummies, bridging = table.bridge(decoding, room - bool(prefilling))
     room -= len(dummies)
     width = len(decoding) + len(dummies)
+    ends_from = NEVER if decoding else 0
     if prefilling and decoding and target_itl_s:
-        prompts = [(one.num_computed, one.num_to_prefill) for one in prefilling]
+        prompts = [(one.num_computed, _num_left(one, LONG_CHUNK)) for one in prefilling]
         share = prefill_share(costs, target_itl_s, width, prompts, room) if may_prefill else 0
         # Bridges run in the decode rows' pass; were they all of a share, the oldest would wait.
         room = max(share, min(len(bridging) + MIN_CHUNK_TOKENS, room)) if bridging else share
+        if room < sum(num_left for _, num_left in prompts):
+            ends_from = LONG_CHUNK
         if any(one.num_to_score for one in prefilling):
             outputs = min(outputs, score_share(costs, target_itl_s, width, outputs))
     pads: list[int] = []
     if not prefilling and (num_pads := costs.curve.num_pads(width)) and num_pads <= room:
         pads = table.pads(num_pads, [*decoding, *dummies])
-    chunks = _share_rows(prefilling, room, outputs, bridging, with_last=not decoding)
+    chunks = _share_rows(prefilling, room, outputs, bridging, ends_from)
     return _build(running, chunks, _located(table, dummies), _located(table, pads))
 
 
@@ -136,12 +147,14 @@ def _located(table: SlotTable, dummies: list[int]) -> list[tuple[int, int]]:
 
 
 def _share_rows(
-    prefilling: list[Sequence], room: int, outputs: int, bridging: list[int], *, with_last: bool
+    prefilling: list[Sequence], room: int, outputs: int, bridging: list[int], ends_from: int
 ) -> dict[int, int]:
     """Rows per slot: one for each bridge, the rest first come first served, the oldest first.
 
-    The last id of a prompt is a decode row of the next step; where nobody decodes (with_last), it
-    ends the chunk instead, which saves a pass. `outputs` limits what is sampled or scored.
+    The last id of a prompt is a decode row of the next step, or ends a chunk of ends_from rows or
+    more: any where nobody decodes, which saves a pass, and a long one where the next step has
+    prompts too, for which a first token would wait. In a short one logits take too much of the
+    time. `outputs` limits what is sampled or scored.
     """
     if outputs <= len(bridging):  # any bridge may be scored, and one output is for the oldest
         bridging = []
@@ -153,17 +166,22 @@ def _share_rows(
             break
         assert sequence.slot is not None
         num_given = chunks.get(sequence.slot, 0)
-        num_rows = _num_fitting(sequence, num_given + room, num_given + outputs, with_last)
+        num_rows = _num_fitting(sequence, num_given + room, num_given + outputs, ends_from)
         chunks[sequence.slot] = num_rows
         room -= num_rows - num_given
         outputs -= _num_outputs(sequence, num_rows) - num_given
     return chunks
 
 
-def _num_fitting(sequence: Sequence, room: int, outputs: int, with_last: bool) -> int:
+def _num_left(sequence: Sequence, ends_from: int) -> int:
+    """Rows of its prompt, with the one that is sampled if they are ends_from or more."""
+    num_rows = sequence.num_to_prefill + (sequence.max_new_tokens > 0)
+    return num_rows if num_rows >= ends_from else sequence.num_to_prefill
+
+
+def _num_fitting(sequence: Sequence, room: int, outputs: int, ends_from: int) -> int:
     """Rows of its prompt that a step with this room can take."""
-    is_sampled = with_last and sequence.max_new_tokens > 0
-    num_rows = max(0, min(sequence.num_to_prefill + is_sampled, room))
+    num_rows = max(0, min(_num_left(sequence, ends_from), room))
     scored = sequence.positions_to_score(num_rows)
     if len(scored) > outputs:
         return scored.start + outputs - sequence.num_computed

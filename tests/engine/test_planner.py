@@ -1,0 +1,89 @@
+"""How a step is shared between streams and prompts within the latency target."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from tests.engine.simulation import SPLIT, Simulation, engine_limits, submit_of
+from tgi_llamacpp.engine.cost_model import StepShape
+from tgi_llamacpp.engine.fake_runner import FakeRunner
+from tgi_llamacpp.messages import StepOut
+
+WIDE = replace(SPLIT, max_slot_tokens=4096, max_pool_tokens=4 * 4096, max_step_tokens=512)
+
+
+def time_of(shape: StepShape) -> float:
+    """A 135M model on two cores: 20 ms a pass, 2 ms a token, and a little for what is before it."""
+    products = sum(n * (start + n / 2) for start, n in shape.chunks)
+    num_passes = bool(shape.width) + bool(shape.chunks)
+    return 0.02 * num_passes + 2e-3 * shape.num_prompt_tokens + 4e-7 * products
+
+
+def test_a_long_prompt_keeps_the_streams_within_the_latency_target() -> None:
+    limits = engine_limits(WIDE, target_itl_s=0.25)
+    simulation = Simulation(FakeRunner(WIDE), limits, time_of=time_of)
+    simulation.submit(submit_of(1, 3, 200), submit_of(2, 3, 200))
+    simulation.turn()
+    simulation.submit(submit_of(3, 3000, 5))
+    simulation.run()
+    mixed = [one for one in simulation.batches if one.shape.width and one.num_prefill]
+    assert 25 < len(mixed) < 50  # 6 s of prompt, 1.8 s of its attention
+    for batch in mixed[1:]:  # the first is a guess
+        assert time_of(batch.shape) < 1.02 * 0.25
+    assert simulation.scheduler.counters.num_late_steps <= 2
+    assert simulation.scheduler.counters.num_mixed_tokens == 2999
+
+
+def test_prompts_come_forward_where_every_step_misses_the_target() -> None:
+    limits = engine_limits(WIDE, target_itl_s=0.01)
+    simulation = Simulation(FakeRunner(WIDE), limits, time_of=time_of)
+    simulation.submit(submit_of(1, 3, 3000))
+    simulation.turn()
+    simulation.submit(submit_of(3, 900, 5), submit_of(4, 900, 5))
+    simulation.run()
+    assert simulation.finished_at[3] < simulation.finished_at[4] < simulation.finished_at[1]
+    assert simulation.scheduler.counters.num_late_steps > 1000
+
+
+def beside_a_stream(*prompts: int, target_s: float = 0.25) -> Simulation:
+    """Prompts of these lengths that have come together while a sequence decodes."""
+    limits = engine_limits(WIDE, target_itl_s=target_s)
+    simulation = Simulation(FakeRunner(WIDE), limits, time_of=time_of)
+    simulation.submit(submit_of(0, 300, 100))
+    for _ in range(40):  # and its costs are known
+        simulation.turn()
+    simulation.submit(*(submit_of(i, length, 9) for i, length in enumerate(prompts, 1)))
+    return simulation
+
+
+def seq_ids_of(out: StepOut | None) -> list[int]:
+    assert out is not None
+    ids: list[int] = np.frombuffer(out.seq_ids, np.int64).tolist()
+    return ids
+
+
+def test_a_prompt_has_its_first_token_in_its_last_step_if_the_next_one_has_prompts_too() -> None:
+    simulation = beside_a_stream(70, 80, 90)
+    told = [seq_ids_of(simulation.turn()) for _ in range(4)]
+    assert told == [[0, 1], [0, 1, 2], [0, 1, 2], [0, 1, 2, 3]]
+
+
+def test_a_long_prompt_is_not_begun_behind_others_that_fill_more_than_half_of_the_step() -> None:
+    simulation = beside_a_stream(75, 75, 75)
+    simulation.run()
+    chunks = [batch.shape.chunks for batch in simulation.batches if batch.shape.chunks]
+    assert chunks[-3:] == [((0, 75),), ((0, 75),), ((0, 74),)]
+
+
+def test_short_prompts_fill_the_step_whatever_is_before_them() -> None:
+    simulation = beside_a_stream(*[30] * 3, target_s=0.2)
+    simulation.turn()
+    assert [start for start, _ in simulation.batches[-1].shape.chunks] == [0, 0, 0]
+
+
+def test_the_end_of_a_short_prompt_asks_for_no_logits_beside_streams() -> None:
+    simulation = beside_a_stream(30, 30, 30, target_s=0.2)
+    assert seq_ids_of(simulation.turn()) == [0]
+    assert seq_ids_of(simulation.turn()) == [0, 1, 2]
