@@ -41,6 +41,7 @@ SAMPLE_EVERY_S = 2.0
 WARM_UP_SHARE = 0.25
 LIMIT_KIB_PER_MINUTE = 64.0  # 90 MiB a day
 _NUM_NEW_WORDS = 12_000  # a tokenizer remembers 10,000, which the load fills slowly
+_KINDS = ("rss_kib", "pss_kib", "anonymous_kib")
 _REST_S = 3.0  # after the load, until connections are gone
 _MAX_PROBLEMS = 20
 
@@ -196,7 +197,7 @@ def analyse(samples: list[Sample]) -> dict[str, Any]:
     minutes = [sample.at_s / 60 for sample in kept]
     thousands = [sample.num_requests / 1000 for sample in kept]
     found: dict[str, Any] = {}
-    for name in ("rss_kib", "pss_kib"):
+    for name in _KINDS:
         values = [getattr(sample, name) for sample in kept]
         by_minute = growth(minutes, values)
         found[name] = {
@@ -220,11 +221,12 @@ def format_result(result: dict[str, Any]) -> str:
     lines = [f"{result['num_requests']} requests in {result['minutes']:g} minutes after the start"]
     lines += [f"  {count:7d} {ending}" for ending, count in result["endings"].items()]
     for name, analysis in result["processes"].items():
-        for kind in ("rss_kib", "pss_kib"):
+        for kind in _KINDS:
             memory = analysis[kind]
             by_minute, by_requests = memory["per_minute"], memory["per_1000_requests"]
             lines.append(
-                f"{name:16} {kind[:3]} {memory['start']:8d} to {memory['end']:8d} KiB, "
+                f"{name:16} {kind.removesuffix('_kib'):9} "
+                f"{memory['start']:8d} to {memory['end']:8d} KiB, "
                 f"{by_minute[0]:+8.1f} ± {by_minute[1]:.1f} KiB a minute, "
                 f"{by_requests[0]:+8.1f} ± {by_requests[1]:.1f} KiB for 1000 requests"
             )

@@ -24,6 +24,7 @@ class Sample:
     num_requests: int  # answered so far
     rss_kib: int
     pss_kib: int  # what is shared counts in parts
+    anonymous_kib: int  # no pages of files, which the kernel drops and reads again as it likes
     num_fds: int
     num_threads: int
 
@@ -44,6 +45,7 @@ def take_sample(pid: int, at_s: float, num_requests: int) -> Sample:
         num_requests=num_requests,
         rss_kib=rollup["Rss"],
         pss_kib=rollup["Pss"],
+        anonymous_kib=rollup["Anonymous"],
         num_fds=sum(1 for _ in (folder / "fd").iterdir()),
         num_threads=_fields(folder / "status")["Threads"],
     )

@@ -40,6 +40,7 @@ def test_a_series_is_flat_only_if_its_whole_interval_is(
 def test_a_process_is_seen_with_its_memory_files_and_threads() -> None:
     sample = take_sample(os.getpid(), 1.0, 2)
     assert 10_000 < sample.pss_kib <= sample.rss_kib
+    assert 5_000 < sample.anonymous_kib <= sample.rss_kib
     assert sample.num_fds >= 3
     assert sample.num_threads >= 1
 
