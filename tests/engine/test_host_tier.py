@@ -258,13 +258,14 @@ class SlowRunner(FakeRunner):
 
     clock: Clock
     byte_s = 0.0
+    load_share = 1.0  # of what a save takes
 
     def save(self, slot: int, buffer: Buffer) -> None:
         self.clock.now_s += self.byte_s * len(buffer)
         super().save(slot, buffer)
 
     def load(self, slot: int, buffer: Buffer, num_tokens: int) -> bool:
-        self.clock.now_s += self.byte_s * len(buffer)
+        self.clock.now_s += self.load_share * self.byte_s * len(buffer)
         return super().load(slot, buffer, num_tokens)
 
 
@@ -318,6 +319,24 @@ def test_transfers_beside_a_stream_keep_its_gap() -> None:
     assert stats.num_saves > num_saves
     assert stats.load_s == pytest.approx(0.0704)
     assert simulation.scheduler.counters.num_late_steps == 0
+
+
+def test_saves_leave_time_for_loads() -> None:
+    simulation = simulate_slow(byte_s=1e-4, target_itl_s=0.09)
+    assert isinstance(simulation.runner, SlowRunner)
+    simulation.runner.load_share = 0.1
+    fill(simulation, *range(1, 17), num_tokens=40)
+    for seed in range(1, 9):
+        run(simulation, again(50 + seed, seed, num_tokens=40))  # so what a load takes is known
+    fill(simulation, *range(20, 24), num_tokens=40)
+    simulation.submit(stream(100))
+    simulation.turn()
+    simulation.turn()
+    num_loads = stats_of(simulation).num_loads
+    simulation.submit(*(again(100 + n, n, num_tokens=40) for n in (9, 10, 11)))
+    simulation.run()
+    assert stats_of(simulation).num_loads == num_loads + 3
+    assert not stats_of(simulation).num_load_skips
 
 
 def test_what_is_computed_in_less_time_is_not_loaded() -> None:

@@ -21,6 +21,8 @@ _OPTIMISM = 0.99  # a transfer that is not tried gets cheaper in belief, until i
 _PRIOR_BYTES = 4096
 # Of the bound, what states saved ahead may take together; the rest is for those without a slot.
 AHEAD_SHARE = 0.5
+# Of a turn's time for transfers, what saves may have: they are for later, a load is for now.
+SAVE_SHARE = 0.5
 # Of buffers that are ready before there is a state: each has room for so many tokens, together they
 # hold what the slots can, up to these bytes, which a slow virtual machine backs in half a second.
 READY_TOKENS = 512
@@ -174,7 +176,7 @@ class HostTier:
         both_s = save_s + self._loads.cost.predict_s(num_bytes)
         if both_s > self._costs.prompt_s([(num_kept, num_lost)]):
             return "dear"
-        return "" if self._has_time(save_s) else "late"
+        return "" if self._has_time(save_s, SAVE_SHARE) else "late"
 
     def find(self, scope: int, ids: Int32s, num_had: int) -> tuple[HostState, int] | None:
         """A state for who begins with these ids, and how many it has; pinned until it is loaded.
@@ -228,8 +230,8 @@ class HostTier:
             self._loads.add(len(state.buffer), taken_s)
         return is_done
 
-    def _has_time(self, transfer_s: float) -> bool:
-        return self._spent_s + transfer_s <= self._spare_s()
+    def _has_time(self, transfer_s: float, share: float = 1.0) -> bool:
+        return self._spent_s + transfer_s <= share * self._spare_s()
 
     def stats(self) -> HostStats:
         """As the router gets it."""
