@@ -53,13 +53,13 @@ def test_no_more_is_spare_than_may_be() -> None:
 
 def test_buffers_are_ready_until_there_are_enough() -> None:
     buffers = HostBuffers(2 * PAGE, 7 * PAGE)
-    assert not buffers.warm(PAGE)
-    assert [buffers.warm(100 * PAGE) for _ in range(4)] == [True, True, True, False]
+    assert not buffers.ready_one(PAGE)
+    assert [buffers.ready_one(100 * PAGE) for _ in range(4)] == [True, True, True, False]
     assert buffers.num_bytes == 6 * PAGE
-    assert not HostBuffers().warm(100 * PAGE)
+    assert not HostBuffers().ready_one(100 * PAGE)
 
 
 def test_where_the_system_has_no_memory_there_is_no_buffer() -> None:
     assert HostBuffers().take(1 << 60) is None
     assert given(PAGE).take(1 << 60) is None
-    assert not HostBuffers(1 << 60, 1 << 61).warm(1 << 61)
+    assert not HostBuffers(1 << 60, 1 << 61).ready_one(1 << 61)

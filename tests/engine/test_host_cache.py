@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from tests.engine.simulation import prompt_of
 from tgi_llamacpp.engine.host_buffers import HostBuffers
-from tgi_llamacpp.engine.host_cache import HostCache
+from tgi_llamacpp.engine.host_cache import HostCache, HostState
 from tgi_llamacpp.engine.runner import Int32s
 
 PAGE = 4096
@@ -96,9 +96,45 @@ def test_a_pinned_state_stays() -> None:
     assert len(cache) == 0
 
 
+def found_in(cache: HostCache, ids: Int32s) -> HostState:
+    found = cache.find(0, ids)
+    assert found is not None
+    return found[0]
+
+
+def test_what_is_lent_goes_first() -> None:
+    cache = HostCache(4 * ROOM_OF_ONE, 4, can_cut=True, buffers=HostBuffers(PAGE, 20 * PAGE))
+    while cache.ready_one():  # so nobody takes the pages of what is lent
+        pass
+    for seed in (1, 2):
+        assert put(cache, prompt_of(seed, 20))
+    cache.lend(found_in(cache, prompt_of(2, 20)))
+    while cache.num_evictions == 0:
+        assert put(cache, prompt_of(10 + len(cache), 20))
+    assert num_found(cache, prompt_of(1, 20)) == 20
+    assert num_found(cache, prompt_of(2, 20)) == 0
+
+
+def test_the_pages_of_what_is_lent_serve_where_none_are_spare() -> None:
+    cache = HostCache(1 << 20, 4, can_cut=True)
+    assert not cache.has_ready(100, 20)
+    for seed in (1, 2, 3):
+        assert put(cache, prompt_of(seed, 20))
+    lent = [found_in(cache, prompt_of(seed, 20)) for seed in (1, 2, 3)]
+    for state in lent:
+        cache.lend(state)
+    assert cache.has_ready(100, 20)
+    num_bytes = cache.num_bytes
+    cache.take_back(0, np.concatenate([prompt_of(1, 20), prompt_of(9, 5)]))  # is the only copy
+    assert cache.make_room(100, 20, pinned=lent[1]) is lent[2].buffer
+    assert cache.num_bytes < num_bytes
+    assert cache.num_evictions == 0
+    assert [num_found(cache, prompt_of(seed, 20)) for seed in (1, 2, 3)] == [20, 20, 0]
+
+
 def test_ready_buffers_are_counted_and_give_way_to_states() -> None:
     cache = HostCache(10 * ROOM_OF_ONE, 4, can_cut=True, buffers=HostBuffers(PAGE, 20 * PAGE))
-    while cache.warm_one():
+    while cache.ready_one():
         cache.check_integrity()
     assert cache.num_bytes == 20 * PAGE
     num_states = 0
@@ -143,6 +179,7 @@ class Save:
     scope: int
     ids: tuple[int, ...]
     num_bytes: int
+    is_lent: bool  # what is found of it
 
 
 SAVES = st.lists(
@@ -151,6 +188,7 @@ SAVES = st.lists(
         scope=st.integers(0, 1),
         ids=st.lists(st.integers(0, 2), min_size=1, max_size=12).map(tuple),
         num_bytes=st.integers(1, 3 * PAGE),
+        is_lent=st.booleans(),
     ),
     max_size=40,
 )
@@ -160,17 +198,17 @@ SAVES = st.lists(
     saves=SAVES,
     max_bytes=st.integers(0, 60_000),
     can_cut=st.booleans(),
-    num_warm=st.integers(0, 3),
+    num_ready=st.integers(0, 3),
 )
 @settings(max_examples=200, deadline=None)
 def test_whatever_is_saved_the_bound_holds_and_what_is_found_was_saved(
-    saves: list[Save], max_bytes: int, can_cut: bool, num_warm: int
+    saves: list[Save], max_bytes: int, can_cut: bool, num_ready: int
 ) -> None:
-    buffers = HostBuffers(num_warm * PAGE, 30_000)
+    buffers = HostBuffers(num_ready * PAGE, 30_000)
     cache = HostCache(max_bytes, 1, can_cut=can_cut, buffers=buffers)
     known: set[tuple[int, tuple[int, ...]]] = set()
     for save in saves:
-        cache.warm_one()
+        cache.ready_one()
         cache.check_integrity()
         ids = np.array(save.ids, np.int32)
         if not cache.covers(save.scope, ids) and put(cache, ids, save.scope, save.num_bytes):
@@ -183,4 +221,6 @@ def test_whatever_is_saved_the_bound_holds_and_what_is_found_was_saved(
             assert state.scope == save.scope
             assert cells[:num_tokens] == save.ids[:num_tokens]
             assert can_cut or num_tokens == state.num_tokens
+            if save.is_lent:
+                cache.lend(state)
     assert cache.num_bytes <= max_bytes

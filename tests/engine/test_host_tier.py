@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -19,8 +20,10 @@ from tests.engine.simulation import (
     submit_of,
     text_alone,
 )
+from tgi_llamacpp.engine import host_tier
 from tgi_llamacpp.engine.cost_model import StepShape
 from tgi_llamacpp.engine.fake_runner import FakeRunner
+from tgi_llamacpp.engine.host_buffers import HostBuffers
 from tgi_llamacpp.engine.runner import Buffer, RunnerLimits
 from tgi_llamacpp.messages import HostStats, Submit
 
@@ -118,6 +121,49 @@ def test_what_is_kept_already_is_not_saved_again() -> None:
     for seq_id in range(1, 9):
         run(simulation, submit_of(seq_id, prompt_of(seq_id % 2, 20), 4))
     assert stats_of(simulation).num_saves == 2
+
+
+@LAYOUTS
+def test_who_change_places_with_those_in_the_slots_take_their_pages(limits: RunnerLimits) -> None:
+    simulation = simulate(limits)
+    prompts = {seed: prompt_of(seed, 20) for seed in range(8)}
+    for seed, prompt in prompts.items():
+        run(simulation, submit_of(seed + 1, prompt, 4))
+    num_states = stats_of(simulation).num_states
+    for seq_id, seed in enumerate([*prompts] * 3, 100):
+        run(simulation, submit_of(seq_id, prompts[seed], 4))
+    stats = stats_of(simulation)
+    assert stats.num_loads == 24
+    assert stats.num_states == num_states + 1
+    assert stats.num_evictions == 0
+
+
+def test_a_prefix_that_others_may_want_stays_where_pages_are_needed() -> None:
+    simulation = simulate()
+    fill(simulation, 1, 2, 3, 4, 5)
+    for seq_id in range(10, 20):
+        run(simulation, again(seq_id, 1))  # which begin with what was saved, and go on otherwise
+    states = stats_of(simulation).num_states
+    fill(simulation, *range(20, 24))
+    assert stats_of(simulation).num_states == states + 4
+
+
+def test_what_is_lent_and_then_lost_in_its_slot_is_found_again() -> None:
+    limits = replace(SPLIT, cache_bytes=64 * SPLIT.max_pool_tokens)
+    simulation = simulate_slow(byte_s=1e-4, target_itl_s=0.02, limits=limits)
+    settle(simulation)  # four buffers are ready
+    fill(simulation, *range(1, 6), num_tokens=40)
+    run(simulation, submit_of(50, prompt_of(1, 40), 6))  # has what was saved, and it is lent
+    simulation.submit(stream(100))
+    simulation.turn()
+    simulation.turn()
+    for seq_id in range(60, 63):  # there is no time to save what they take the slots of
+        simulation.submit(submit_of(seq_id, prompt_of(seq_id, 40), 4))
+    simulation.run()
+    assert stats_of(simulation).num_save_skips["late"] == 3
+    fill(simulation, *range(70, 78), num_tokens=40)  # take pages that are lent
+    run(simulation, submit_of(51, prompt_of(1, 40), 4))
+    assert simulation.cached[51] == 39
 
 
 def test_a_state_serves_only_whole() -> None:
@@ -269,12 +315,17 @@ class SlowRunner(FakeRunner):
         return super().load(slot, buffer, num_tokens)
 
 
-def simulate_slow(byte_s: float, target_itl_s: float) -> Simulation:
+def simulate_slow(
+    byte_s: float,
+    target_itl_s: float,
+    limits: RunnerLimits = SPLIT,
+    clock: Clock | None = None,
+) -> Simulation:
     """A state of 43 cells has 352 bytes, and is computed in 110 ms as far as anybody knows."""
-    runner = SlowRunner(SPLIT)
-    runner.clock, runner.byte_s = Clock(), byte_s
-    limits = engine_limits(SPLIT, max_host_cache_bytes=MUCH, target_itl_s=target_itl_s)
-    simulation = Simulation(runner, limits, time_of=lambda _: 0.0, now_s=runner.clock)
+    runner = SlowRunner(limits)
+    runner.clock, runner.byte_s = clock or Clock(), byte_s
+    limits_ = engine_limits(limits, max_host_cache_bytes=MUCH, target_itl_s=target_itl_s)
+    simulation = Simulation(runner, limits_, time_of=lambda _: 0.0, now_s=runner.clock)
     simulation.time_of = as_predicted(simulation)
     return simulation
 
@@ -360,6 +411,33 @@ def test_what_was_too_dear_is_tried_again_some_day() -> None:
     num_saves = stats_of(simulation).num_saves
     fill(simulation, *range(10, 150), num_tokens=40)
     assert stats_of(simulation).num_saves > num_saves + 10
+
+
+def test_what_new_pages_cost_keeps_nobody_from_those_that_are_there(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    clock = Clock()
+
+    class SlowBuffers(HostBuffers):
+        def take(self, num_bytes: int) -> mmap.mmap | None:
+            clock.now_s += 0.08 * self.is_empty
+            return super().take(num_bytes)
+
+    monkeypatch.setattr(host_tier, "HostBuffers", SlowBuffers)
+    simulation = simulate_slow(byte_s=0, target_itl_s=0.1, clock=clock)
+    fill(simulation, *range(1, 21), num_tokens=40)
+    simulation.submit(stream(100))
+    simulation.turn()
+    simulation.turn()
+    num_saves = stats_of(simulation).num_saves
+    for seed in (1, 2, 3):  # the first is loaded, and the others save to what is loaded before
+        simulation.submit(submit_of(100 + seed, prompt_of(seed, 40), 6))
+        simulation.turn()
+        simulation.turn()
+    stats = stats_of(simulation)
+    assert stats.num_loads == 3
+    assert stats.num_saves == num_saves + 2
+    assert stats.num_save_skips == {"late": 1}
 
 
 def test_a_save_at_rest_is_charged_to_no_step_and_no_longer_than_the_target() -> None:

@@ -15,12 +15,17 @@ import numpy as np
 class HostBuffers:
     """Spare buffers, and new ones where none is spare."""
 
-    def __init__(self, warm_bytes: int = 0, max_warm_bytes: int = 0) -> None:
-        """warm() makes buffers of warm_bytes each, until max_warm_bytes are spare."""
-        self._warm_bytes = warm_bytes
-        self._max_warm_bytes = max_warm_bytes
+    def __init__(self, ready_bytes: int = 0, max_ready_bytes: int = 0) -> None:
+        """ready_one() makes buffers of ready_bytes each, until max_ready_bytes are spare."""
+        self._ready_bytes = ready_bytes
+        self._max_ready_bytes = max_ready_bytes
         self._spares: list[mmap.mmap] = []
         self.num_bytes = 0  # of spare buffers, in whole pages
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether no buffer is spare."""
+        return not self._spares
 
     def take(self, num_bytes: int) -> mmap.mmap | None:
         """A buffer of so many bytes, of any content; None where the system has no memory."""
@@ -49,14 +54,14 @@ class HostBuffers:
             self._remove(buffer)
             buffer.close()
 
-    def warm(self, max_bytes: int) -> bool:
+    def ready_one(self, max_bytes: int) -> bool:
         """Have one spare buffer more, its pages in place; False where there are enough of them, or
         would be more than max_bytes.
         """
-        num_then = self.num_bytes + self._warm_bytes
-        if not self._warm_bytes or num_then > min(max_bytes, self._max_warm_bytes):
+        num_then = self.num_bytes + self._ready_bytes
+        if not self._ready_bytes or num_then > min(max_bytes, self._max_ready_bytes):
             return False
-        buffer = _new_buffer(self._warm_bytes)
+        buffer = _new_buffer(self._ready_bytes)
         if buffer is None:
             return False
         np.frombuffer(buffer, np.uint8)[:: mmap.PAGESIZE] = 0

@@ -53,6 +53,7 @@ class HostCache:
         self._can_cut = can_cut
         self._trees: dict[int, PrefixTree[HostState]] = {}
         self._states: dict[HostState, None] = {}  # least recently used first
+        self._lent: dict[HostState, None] = {}  # of these, what slots have too; they go first
         self._buffers = buffers or HostBuffers()
         self._num_buffer_bytes = 0  # of states
         self.num_evictions = 0
@@ -111,27 +112,51 @@ class HostCache:
 
     def touch(self, state: HostState) -> None:
         """A state was of use."""
+        self._lent.pop(state, None)
         del self._states[state]
         self._states[state] = None
+
+    def lend(self, state: HostState) -> None:
+        """A slot has what a state is good for: it may go, until it is touched again."""
+        self.touch(state)
+        self._lent[state] = None
+
+    def take_back(self, scope: int, ids: Int32s) -> None:
+        """A slot's cells go, which are not kept: what was lent of them is the only copy again."""
+        if found := self.find(scope, ids):
+            self.touch(found[0])
 
     def make_room(
         self, num_state_bytes: int, num_tokens: int, pinned: HostState | None = None
     ) -> mmap.mmap | None:
         """A buffer for a state of so many bytes and ids, in place of the least recently used.
 
-        None where it does not fit beside the pinned one, and then nothing has gone; and where the
-        system has no memory to give.
+        What is lent goes before, and also rather than that a buffer takes new pages. None where it
+        does not fit beside the pinned one, and then nothing has gone; and where the system has no
+        memory to give.
         """
         num_new = _most_bytes(num_state_bytes, num_tokens)
         num_pinned = 0 if pinned is None else _most_bytes(len(pinned.buffer), pinned.num_tokens)
         if num_new + num_pinned > self.max_bytes:
             return None
         while (num_spare := self._num_spare_bytes(num_new)) < 0:
-            self.discard(next(one for one in self._states if one is not pinned))
+            self.discard(
+                self._next_lent(pinned) or next(one for one in self._states if one is not pinned)
+            )
             self.num_evictions += 1
+        if self._buffers.is_empty and (lent := self._next_lent(pinned)) is not None:
+            self.discard(lent)
         buffer = self._buffers.take(num_state_bytes)
         self._buffers.shrink(num_spare)
         return buffer
+
+    def has_ready(self, num_state_bytes: int, num_tokens: int) -> bool:
+        """Whether make_room has a buffer whose pages are there: spare, or of a state that goes."""
+        is_full = self._num_spare_bytes(_most_bytes(num_state_bytes, num_tokens)) < 0
+        return is_full or bool(self._lent) or not self._buffers.is_empty
+
+    def _next_lent(self, pinned: HostState | None) -> HostState | None:
+        return next((one for one in self._lent if one is not pinned), None)
 
     def _num_spare_bytes(self, num_new: int) -> int:
         """What is left of the bound beside all states and a new one of so many bytes.
@@ -142,9 +167,9 @@ class HostCache:
             self._num_state_bytes + num_new + 2 * ENTRY_BYTES * len(self._states)
         )
 
-    def warm_one(self) -> bool:
+    def ready_one(self) -> bool:
         """Have one more buffer for later, its pages in place; False where there are enough."""
-        return self._buffers.warm(self._num_spare_bytes(0))
+        return self._buffers.ready_one(self._num_spare_bytes(0))
 
     def add(self, scope: int, ids: Int32s, buffer: mmap.mmap) -> None:
         """Keep a state, in a buffer from make_room, and drop those that it makes needless."""
@@ -161,6 +186,7 @@ class HostCache:
 
     def discard(self, state: HostState) -> None:
         """Drop a state; its buffer is for the next."""
+        self._lent.pop(state, None)
         del self._states[state]
         tree = self._trees[state.scope]
         tree.remove(state)
@@ -174,6 +200,7 @@ class HostCache:
         assert self.num_bytes <= self.max_bytes, "the host cache is over its bound"
         assert self._num_buffer_bytes == sum(one.num_bytes for one in self._states)
         assert sum(map(len, self._trees.values())) == len(self._states), "the trees know others"
+        assert self._lent.keys() <= self._states.keys(), "a state is lent that is not there"
         for state in self._states:
             assert state in self._trees[state.scope], "a tree lacks a state"
             assert len(self.ids(state)) == state.num_tokens

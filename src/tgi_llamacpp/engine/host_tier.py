@@ -71,21 +71,24 @@ class TransferCounters:
 
 
 class _Direction:
-    """Saves, or loads."""
+    """Saves, or loads: counted together, with a cost of those to new pages besides."""
 
     def __init__(self) -> None:
-        self.cost = TransferCost()
         self.counters = TransferCounters()
+        self._costs = {is_new: TransferCost() for is_new in (False, True)}
 
-    def skip(self, reason: str) -> None:
+    def predict_s(self, num_bytes: int, *, is_new: bool = False) -> float:
+        return self._costs[is_new].predict_s(num_bytes)
+
+    def skip(self, reason: str, *, is_new: bool = False) -> None:
         self.counters.skip(reason)
-        self.cost.doubt()
+        self._costs[is_new].doubt()
 
-    def add(self, num_bytes: int, taken_s: float) -> None:
+    def add(self, num_bytes: int, taken_s: float, *, is_new: bool = False) -> None:
         self.counters.num_done += 1
         self.counters.num_bytes += num_bytes
         self.counters.taken_s += taken_s
-        self.cost.learn(num_bytes, taken_s)
+        self._costs[is_new].learn(num_bytes, taken_s)
 
 
 class HostTier:
@@ -119,9 +122,9 @@ class HostTier:
         spent_s, self._spent_s = self._spent_s, 0.0
         return spent_s
 
-    def warm_one(self) -> bool:
+    def ready_one(self) -> bool:
         """Make one buffer ready for a later save; False where there are enough of them."""
-        return self._cache.warm_one()
+        return self._cache.ready_one()
 
     def save(self, slot: int, scope: int, ids: Int32s, num_kept: int = 0) -> None:
         """Keep what a slot holds, which are the cells of these ids, if that is worth it now.
@@ -131,11 +134,14 @@ class HostTier:
         if not self._is_lacking(scope, ids, num_kept):
             return
         num_bytes = self._runner.state_bytes(slot)
-        if reason := self._why_not_save(num_bytes, num_kept, len(ids) - num_kept):
-            self._saves.skip(reason)
+        is_new = not self._cache.has_ready(num_bytes, len(ids))
+        save_s = self._saves.predict_s(num_bytes, is_new=is_new)
+        if reason := self._why_not_save(num_bytes, save_s, num_kept, len(ids) - num_kept):
+            self._saves.skip(reason, is_new=is_new)
+            self._cache.take_back(scope, ids)
             return
         started_s = self._now_s()
-        self._save(slot, scope, ids, num_bytes)
+        self._save(slot, scope, ids, num_bytes, is_new=is_new)
         self._spent_s += self._now_s() - started_s
 
     def save_ahead(self, slot: int, scope: int, ids: Int32s) -> None:
@@ -147,33 +153,34 @@ class HostTier:
         if not self._is_lacking(scope, ids):
             return
         num_bytes = self._runner.state_bytes(slot)
-        is_short = not 0 < self._max_ahead_s < self._saves.cost.predict_s(num_bytes)
+        is_new = not self._cache.has_ready(num_bytes, len(ids))
+        save_s = self._saves.predict_s(num_bytes, is_new=is_new)
+        is_short = not 0 < self._max_ahead_s < save_s
         is_small = num_bytes * self._runner.limits.num_slots <= AHEAD_SHARE * self._cache.max_bytes
-        if is_short and is_small and not self._why_not_save(num_bytes, 0, len(ids)):
-            self._num_idle_saves += self._save(slot, scope, ids, num_bytes)
+        if is_short and is_small and not self._why_not_save(num_bytes, save_s, 0, len(ids)):
+            self._num_idle_saves += self._save(slot, scope, ids, num_bytes, is_new=is_new)
 
     def _is_lacking(self, scope: int, ids: Int32s, num_kept: int = 0) -> bool:
         """Whether the cache has no state of these ids, and would keep one."""
         is_long = len(ids) - num_kept >= self._cache.min_tokens
         return is_long and not self._cache.covers(scope, ids)
 
-    def _save(self, slot: int, scope: int, ids: Int32s, num_bytes: int) -> bool:
+    def _save(self, slot: int, scope: int, ids: Int32s, num_bytes: int, *, is_new: bool) -> bool:
         """False where there is no room."""
         started_s = self._now_s()
         buffer = self._cache.make_room(num_bytes, len(ids), self._pinned)
         if buffer is None:
-            self._saves.skip("large")
+            self._saves.skip("large", is_new=is_new)
             return False
         self._runner.save(slot, buffer)
         self._cache.add(scope, ids, buffer)
-        self._saves.add(num_bytes, self._now_s() - started_s)
+        self._saves.add(num_bytes, self._now_s() - started_s, is_new=is_new)
         return True
 
-    def _why_not_save(self, num_bytes: int, num_kept: int, num_lost: int) -> str:
+    def _why_not_save(self, num_bytes: int, save_s: float, num_kept: int, num_lost: int) -> str:
         if not num_bytes:
             return "refused"
-        save_s = self._saves.cost.predict_s(num_bytes)
-        both_s = save_s + self._loads.cost.predict_s(num_bytes)
+        both_s = save_s + self._loads.predict_s(num_bytes)
         if both_s > self._costs.prompt_s([(num_kept, num_lost)]):
             return "dear"
         return "" if self._has_time(save_s, SAVE_SHARE) else "late"
@@ -187,7 +194,7 @@ class HostTier:
         if found is None or found[1] <= num_had:
             return None
         state, num_tokens = found
-        load_s = self._loads.cost.predict_s(len(state.buffer))
+        load_s = self._loads.predict_s(len(state.buffer))
         # The rest is computed in any case, so that one token more hardly costs a pass of its own.
         whole_s = self._costs.prompt_s([(num_had, len(ids) - num_had)])
         if load_s > whole_s - self._costs.prompt_s([(num_tokens, len(ids) - num_tokens)]):
@@ -200,11 +207,18 @@ class HostTier:
         return found
 
     def load(
-        self, slot: int, state: HostState, num_tokens: int, make_room: Callable[[int], bool]
+        self,
+        slot: int,
+        state: HostState,
+        num_tokens: int,
+        make_room: Callable[[int], bool],
+        *,
+        is_whole: bool,
     ) -> bool:
         """Fill an empty slot with the first num_tokens cells of a state; False where it cannot.
 
         make_room gives up so many parked cells where there may be too few, and says if it did.
+        is_whole: they are all of a prompt, so that of a longer state only an answer is left.
         """
         is_done = self._load(slot, state)
         if not is_done and make_room(state.num_tokens):
@@ -217,6 +231,8 @@ class HostTier:
         if not self._runner.trim(slot, num_tokens):
             self._runner.drop(slot)
             return False
+        if is_whole or num_tokens == state.num_tokens:
+            self._cache.lend(state)
         self._num_hits += 1
         self._num_cached_tokens += num_tokens
         return True

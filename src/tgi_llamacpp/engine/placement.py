@@ -135,7 +135,7 @@ class Placement:
             return False
         parked = self._cache.next_to_settle()
         if parked is None:
-            return self._host_tier.warm_one()
+            return self._host_tier.ready_one()
         parked.is_settled = True
         self._save(parked, is_idle=True)
         return True
@@ -215,7 +215,10 @@ class Placement:
             assert sequence.slot is not None
             is_unified = self._runner.limits.is_unified
             make_room = self.evict if is_unified else _has_room_of_its_own
-            if self._host_tier.load(sequence.slot, match.state, match.num_tokens, make_room):
+            is_whole = match.num_tokens == sequence.num_tokens - 1  # whose last is computed again
+            if self._host_tier.load(
+                sequence.slot, match.state, match.num_tokens, make_room, is_whole=is_whole
+            ):
                 sequence.num_computed = match.num_tokens
                 return match
             match = self._cache.find(sequence)
