@@ -5,10 +5,14 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from tests.engine.simulation import SPLIT, Simulation, engine_limits, submit_of
 from tgi_llamacpp.engine.cost_model import StepShape
 from tgi_llamacpp.engine.fake_runner import FakeRunner
+from tgi_llamacpp.engine.planner import by_pass
 from tgi_llamacpp.messages import StepOut
 
 WIDE = replace(SPLIT, max_slot_tokens=4096, max_pool_tokens=4 * 4096, max_step_tokens=512)
@@ -61,7 +65,7 @@ def beside_a_stream(*prompts: int, target_s: float = 0.25) -> Simulation:
 def seq_ids_of(out: StepOut | None) -> list[int]:
     assert out is not None
     ids: list[int] = np.frombuffer(out.seq_ids, np.int64).tolist()
-    return ids
+    return sorted(ids)
 
 
 def test_a_prompt_has_its_first_token_in_its_last_step_if_the_next_one_has_prompts_too() -> None:
@@ -87,3 +91,69 @@ def test_the_end_of_a_short_prompt_asks_for_no_logits_beside_streams() -> None:
     simulation = beside_a_stream(30, 30, 30, target_s=0.2)
     assert seq_ids_of(simulation.turn()) == [0]
     assert seq_ids_of(simulation.turn()) == [0, 1, 2]
+
+
+# Passes
+
+
+def passes_of(slots: list[int], num_rows: dict[int, int]) -> list[tuple[list[int], int]]:
+    """The slots of each pass that llama.cpp makes of these rows, and how many it has of each."""
+    left = {slot: num_rows[slot] for slot in slots}
+    passes = []
+    while left:
+        joined: list[int] = []
+        for slot in left:
+            if not joined or slot == joined[-1] + 1:
+                joined.append(slot)
+        taken = min(left[slot] for slot in joined)
+        passes.append((joined, taken))
+        left = {slot: n - taken * (slot in joined) for slot, n in left.items()}
+        left = {slot: n for slot, n in left.items() if n}
+    return passes
+
+
+@pytest.mark.parametrize(
+    ("joined", "num_rows", "passes"),
+    [
+        pytest.param([0, 1], {2: 128}, [([2], 128), ([0, 1], 1)], id="above"),
+        pytest.param([1, 2], {0: 128}, [([1, 2], 1), ([0], 128)], id="below"),
+        pytest.param([0, 2], {1: 128}, [([0, 1, 2], 1), ([1], 127)], id="between"),
+        pytest.param([0, 1], {2: 40}, [([0, 1, 2], 1), ([2], 39)], id="short or cut"),
+        pytest.param([0], {1: 40, 2: 70}, [([2], 70), ([0, 1], 1), ([1], 39)], id="behind one"),
+        pytest.param([1], {0: 70, 2: 70}, [([2], 70), ([1], 1), ([0], 70)], id="on both sides"),
+        pytest.param([], {0: 70, 1: 90, 2: 40}, [([0, 1, 2], 40), ([0, 1], 30), ([1], 20)]),
+    ],
+)
+def test_whole_prompts_outside_of_the_decode_rows_have_passes_of_their_own(
+    joined: list[int], num_rows: dict[int, int], passes: list[tuple[list[int], int]]
+) -> None:
+    whole = [slot for slot, n in num_rows.items() if n >= 64]
+    slots = by_pass(joined, num_rows, whole)
+    assert passes_of(slots, num_rows | dict.fromkeys(joined, 1)) == passes
+
+
+@given(st.lists(st.sampled_from([0, 1, 40, 64, 128]), min_size=1, max_size=12), st.data())
+def test_decode_rows_without_a_hole_are_one_pass(counts: list[int], data: st.DataObject) -> None:
+    first = data.draw(st.integers(0, len(counts) - 1))
+    joined = list(range(first, data.draw(st.integers(first + 1, len(counts)))))
+    prompts = {slot: n for slot, n in enumerate(counts) if n and slot not in joined}
+    whole = [slot for slot, n in prompts.items() if n >= 64]
+    slots = by_pass(joined, prompts, whole)
+    assert sorted(slots) == sorted([*joined, *prompts])
+    passes = [one for one, _ in passes_of(slots, prompts | dict.fromkeys(joined, 1))]
+    decoding = [one for one in passes if set(one) & set(joined)]
+    assert len(decoding) == 1
+    assert set(joined) <= set(decoding[0])
+    assert not set(decoding[0]) & set(whole)
+
+
+def test_a_whole_prompt_is_read_from_its_first_row_in_a_pass_of_its_own() -> None:
+    simulation = beside_a_stream(80)
+    simulation.turn()
+    assert simulation.batches[-1].plan.slots.tolist() == [1] * 79 + [0]
+
+
+def test_a_prompt_that_is_cut_fills_the_pass_of_the_decode_rows() -> None:
+    simulation = beside_a_stream(600)
+    simulation.turn()
+    assert simulation.batches[-1].plan.slots[:2].tolist() == [0, 1]

@@ -1,12 +1,13 @@
 """Turns running sequences into the rows of one step: decode rows first, then prompt chunks.
 
 Decode rows always run; prompts share what is left of the latency target, by the cost model. Pure:
-it changes nothing. Rows come by ascending slot, which is the order in which llama.cpp joins slots
-into one pass. Called by the scheduler once a step.
+it changes nothing. Rows come in the order of the passes that llama.cpp is to make of them. Called
+by the scheduler once a step.
 """
 
 from __future__ import annotations
 
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -124,7 +125,36 @@ def plan_step(
     if not prefilling and (num_pads := costs.curve.num_pads(width)) and num_pads <= room:
         pads = table.pads(num_pads, [*decoding, *dummies])
     chunks = _share_rows(prefilling, room, outputs, bridging, ends_from)
-    return _build(running, chunks, _located(table, dummies), _located(table, pads))
+    dummy_rows = {slot: (table.num_parked(slot), 0) for slot in dummies}
+    dummy_rows |= {slot: (table.num_parked(slot), UNREAD) for slot in pads}
+    slots = by_pass([*decoding, *dummy_rows], chunks, _read_whole(prefilling, chunks))
+    return _build(table, slots, dict.fromkeys(decoding, 1) | chunks, dummy_rows)
+
+
+def _read_whole(prefilling: list[Sequence], chunks: dict[int, int]) -> list[int]:
+    """Slots of prompts whose chunk ends them, and has rows for a block of attention."""
+    return [
+        slot
+        for one in prefilling
+        if (slot := one.slot) in chunks and chunks[slot] >= max(LONG_GROUP, one.num_to_prefill)
+    ]
+
+
+def by_pass(joined: list[int], prompts: Iterable[int], whole: Collection[int]) -> list[int]:
+    """Slots in the order of their rows. Those of `joined` have a row each, in one pass.
+
+    llama.cpp goes through the rows once for a pass, and joins a slot only to the one right below
+    it. So the `whole` of these prompts come first where they are above the others, and last where
+    they are below, and no row of theirs joins: ggml's attention skips what is ahead of a block of
+    64 rows, if they are counted from the prompt's first one, and one row more among the others
+    seldom fills a group.
+    """
+    low, high = min(joined, default=0), max(joined, default=2**31)
+
+    def rank(slot: int) -> tuple[int, int]:
+        return (slot < low) - (slot > high) if slot in whole else 0, slot
+
+    return sorted([*joined, *prompts], key=rank)
 
 
 def score_share(costs: CostModel, target_itl_s: float, width: int, room: int) -> int:
@@ -139,11 +169,6 @@ def score_share(costs: CostModel, target_itl_s: float, width: int, room: int) ->
     ):
         num_rows -= 1
     return num_rows
-
-
-def _located(table: SlotTable, dummies: list[int]) -> list[tuple[int, int]]:
-    """Slots of dummy rows with their positions: behind what is parked there."""
-    return [(slot, table.num_parked(slot)) for slot in dummies]
 
 
 def _share_rows(
@@ -167,7 +192,8 @@ def _share_rows(
         assert sequence.slot is not None
         num_given = chunks.get(sequence.slot, 0)
         num_rows = _num_fitting(sequence, num_given + room, num_given + outputs, ends_from)
-        chunks[sequence.slot] = num_rows
+        if num_rows:
+            chunks[sequence.slot] = num_rows
         room -= num_rows - num_given
         outputs -= _num_outputs(sequence, num_rows) - num_given
     return chunks
@@ -194,85 +220,78 @@ def _num_outputs(sequence: Sequence, num_rows: int) -> int:
 
 
 def _build(
-    running: list[Sequence],
-    chunks: dict[int, int],
-    bridges: list[tuple[int, int]],
-    pads: list[tuple[int, int]],
+    table: SlotTable,
+    slots: list[int],
+    num_rows: dict[int, int],
+    dummies: dict[int, tuple[int, int]],
 ) -> Batch:
-    slots: list[int] = []
-    positions: list[int] = []
-    token_ids: list[int] = []
-    samples: list[int] = []
+    """A batch with the rows of these slots, in their order.
+
+    dummies: (position, sample) of rows behind what is parked in slots without a sequence that
+    computes. Each is token 0, and is taken back.
+    """
+    rows = _Rows()
     segments: list[tuple[Sequence, int]] = []
     parts: list[tuple[int, int]] = []
-    for sequence in running:
-        slot, start = sequence.slot, sequence.num_computed
-        assert slot is not None
-        if not sequence.num_to_prefill:
-            slots.append(slot)
-            positions.append(start)
-            token_ids.append(sequence.last_id)
-            samples.append(1)
-            segments.append((sequence, 1))
-        elif num_rows := chunks.get(slot, 0):
-            slots += [slot] * num_rows
-            positions += range(start, start + num_rows)
-            token_ids += sequence.ids(start, start + num_rows)
-            samples += [0] * (num_rows - 1)
-            samples.append(int(num_rows > sequence.num_to_prefill))
-            segments.append((sequence, num_rows))
-            parts.append((start, num_rows))
-    num_decode = sum(samples)
-    num_prefill = len(slots) - num_decode
-    dummies = [*bridges, *pads]
-    outputs = [0] * len(bridges) + [UNREAD] * len(pads)
-    targets = _targets(segments, len(slots)) if parts else None
-    plan = _columns(slots, positions, token_ids, samples, dummies, outputs, targets)
+    for slot in slots:
+        if slot in dummies:
+            position, sample = dummies[slot]
+            rows.add(slot, position, [0], sample)
+        else:
+            sequence, count = table[slot], num_rows[slot]
+            assert sequence is not None
+            start, num_to_prefill = sequence.num_computed, sequence.num_to_prefill
+            if sequence.num_to_score:
+                rows.score(sequence, count)
+            rows.add(slot, start, sequence.ids(start, start + count), int(count > num_to_prefill))
+            segments.append((sequence, count))
+            if num_to_prefill:
+                parts.append((start, count))
+    num_decode = sum(sample > 0 for sample in rows.samples)
+    num_prefill = len(rows.slots) - len(dummies) - num_decode
     shape = StepShape(len(segments) - len(parts) + len(dummies), tuple(parts))
-    dummy_slots = [slot for slot, _ in dummies]
-    return Batch(plan, segments, dummy_slots, num_decode, num_prefill, shape)
+    return Batch(rows.plan(), segments, list(dummies), num_decode, num_prefill, shape)
 
 
-def _targets(segments: list[tuple[Sequence, int]], num_rows: int) -> Int32s | None:
-    """The column of ids to score; None where none is."""
-    targets: Int32s | None = None
-    start = 0
-    for sequence, count in segments:
-        if sequence.num_to_score and (scored := sequence.positions_to_score(count)):
-            if targets is None:
-                targets = np.full(num_rows, NO_TARGET, np.int32)
-            first = start + scored.start - sequence.num_computed
-            next_ids = sequence.prompt_ids[scored.start + 1 : scored.stop + 1]
-            targets[first : first + len(scored)] = next_ids
-        start += count
-    return targets
+class _Rows:
+    """The columns of a plan, slot after slot."""
 
+    def __init__(self) -> None:
+        self.slots: list[int] = []
+        self.positions: list[int] = []
+        self.token_ids: list[int] = []
+        self.samples: list[int] = []
+        self._scored: list[tuple[int, Int32s]] = []  # the first row, and the ids after it
 
-def _columns(
-    slots: list[int],
-    positions: list[int],
-    token_ids: list[int],
-    samples: list[int],
-    dummies: list[tuple[int, int]],
-    outputs: list[int],  # the samples of the dummies
-    targets: Int32s | None,
-) -> Plan:
-    if not dummies:
+    def add(self, slot: int, start: int, token_ids: list[int], last_sample: int) -> None:
+        """One row for each id, of which the last may be sampled."""
+        count = len(token_ids)
+        self.slots += [slot] * count
+        self.positions += range(start, start + count)
+        self.token_ids += token_ids
+        self.samples += [0] * (count - 1)
+        self.samples.append(last_sample)
+
+    def score(self, sequence: Sequence, count: int) -> None:
+        """Of the next `count` rows, which are this sequence's, some may be scored."""
+        if scored := sequence.positions_to_score(count):
+            first = len(self.slots) + scored.start - sequence.num_computed
+            self._scored.append((first, sequence.prompt_ids[scored.start + 1 : scored.stop + 1]))
+
+    def plan(self) -> Plan:
         return Plan(
-            np.array(slots, np.int32),
-            np.array(positions, np.int32),
-            np.array(token_ids, np.int32),
-            np.array(samples, np.int8),
-            targets,
+            np.array(self.slots, np.int32),
+            np.array(self.positions, np.int32),
+            np.array(self.token_ids, np.int32),
+            np.array(self.samples, np.int8),
+            self._targets(),
         )
-    # A dummy is token 0 after the cells of a slot that has no row of its own, which is taken back.
-    zeros = [0] * len(dummies)
-    slots += [slot for slot, _ in dummies]
-    positions += [position for _, position in dummies]
-    columns = np.array([slots, positions, token_ids + zeros, samples + outputs], np.int32)
-    # take, and not an index, which would leave the rows strided: the runner reads plain arrays.
-    order = np.argsort(columns[0], kind="stable")
-    columns = columns.take(order, axis=1)
-    if targets is not None:
-        targets = np.append(targets, np.full(len(dummies), NO_TARGET, np.int32)).take(order)
-    return Plan(columns[0], columns[1], columns[2], columns[3].astype(np.int8), targets)
+
+    def _targets(self) -> Int32s | None:
+        """The column of ids to score; None where none is."""
+        if not self._scored:
+            return None
+        targets = np.full(len(self.slots), NO_TARGET, np.int32)
+        for first, next_ids in self._scored:
+            targets[first : first + len(next_ids)] = next_ids
+        return targets
