@@ -47,6 +47,7 @@ from tgi_llamacpp.router.detokenizer import Detokenizer
 from tgi_llamacpp.router.engine_client import EngineClient
 from tgi_llamacpp.router.gguf_metadata import read_metadata
 from tgi_llamacpp.router.services import TextTools
+from tgi_llamacpp.router.template_renderer import TemplateRenderer
 from tgi_llamacpp.router.tokenizer import TokenizerPool, load_tokenizer
 
 DEMO = Path(tgi_llamacpp.__file__).parent / "demo"
@@ -169,7 +170,7 @@ def make_app(client: EngineClient) -> Starlette:
     text = TextTools(
         pool=TokenizerPool(tokenizer, 1),
         detokenizer=Detokenizer(tokenizer),
-        chat_template=load_chat_template(metadata, tokenizer, folder=DEMO),
+        chat_template=TemplateRenderer(load_chat_template(metadata, tokenizer, folder=DEMO)),
     )
     return build_app(RouterConfig(model_id="bench", limits=limits), client, text)
 

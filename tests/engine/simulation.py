@@ -39,6 +39,7 @@ SPLIT = RunnerLimits(
     can_trim=True,
 )
 UNIFIED = replace(SPLIT, is_unified=True)
+WIDE = replace(SPLIT, max_slot_tokens=4096, max_pool_tokens=4 * 4096, max_step_tokens=512)
 
 
 def engine_limits(runner: RunnerLimits, **changes: float | frozenset[int] | None) -> EngineLimits:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from tests.engine.simulation import (
-    SPLIT,
+    WIDE,
     Simulation,
     UnrulyRunner,
     engine_limits,
@@ -26,14 +26,12 @@ from tgi_llamacpp.messages import Submit
 
 TARGET_S = 0.25
 MIN_TOKENS = 256
-WIDE = replace(
-    SPLIT, max_slot_tokens=4096, max_pool_tokens=4 * 4096, max_step_tokens=512, has_aside=True
-)
+LIMITS = replace(WIDE, has_aside=True)
 
 
 def simulate(target_s: float = TARGET_S, runner: FakeRunner | None = None) -> Simulation:
-    limits = engine_limits(WIDE, target_itl_s=target_s)
-    return Simulation(runner or FakeRunner(WIDE), limits)
+    limits = engine_limits(LIMITS, target_itl_s=target_s)
+    return Simulation(runner or FakeRunner(LIMITS), limits)
 
 
 def with_streams(simulation: Simulation, *later: Submit) -> Simulation:
@@ -150,7 +148,7 @@ def test_one_that_comes_again_with_what_it_had_generated_goes_aside_as_well() ->
 
 @pytest.mark.parametrize("status", ["full", "cut short"])
 def test_a_step_that_fails_beside_it_costs_no_text(status: str) -> None:
-    runner = UnrulyRunner(WIDE)
+    runner = UnrulyRunner(LIMITS)
     if status == "full":
         runner.refuses = frozenset({2})
     else:
@@ -163,7 +161,7 @@ def test_a_step_that_fails_beside_it_costs_no_text(status: str) -> None:
 
 
 def test_the_youngest_that_gives_way_while_it_is_aside_begins_again() -> None:
-    runner = UnrulyRunner(WIDE)
+    runner = UnrulyRunner(LIMITS)
     runner.refuses = frozenset({2})
     simulation = with_streams(simulate(runner=runner), submit_of(3, 3000, 3))
     simulation.turn()
@@ -197,7 +195,7 @@ class FullRunner(FakeRunner):
 
 
 def test_what_cannot_be_taken_over_is_computed_in_its_slot() -> None:
-    simulation = with_streams(simulate(runner=FullRunner(WIDE)), submit_of(3, 2000, 2))
+    simulation = with_streams(simulate(runner=FullRunner(LIMITS)), submit_of(3, 2000, 2))
     simulation.run()
     assert simulation.texts[3] == text_alone(submit_of(3, 2000, 2))
 
@@ -208,7 +206,7 @@ class ThreadlessRunner(FakeRunner):
 
 
 def test_where_no_thread_can_be_had_prompts_stay_in_their_slots() -> None:
-    simulation = with_streams(simulate(runner=ThreadlessRunner(WIDE)), submit_of(3, 2000, 2))
+    simulation = with_streams(simulate(runner=ThreadlessRunner(LIMITS)), submit_of(3, 2000, 2))
     simulation.run()
     assert simulation.texts[3] == text_alone(submit_of(3, 2000, 2))
 
@@ -217,7 +215,7 @@ class TimedRunner(FakeRunner):
     """Notes what it is asked for, and takes a quarter of a second more."""
 
     def __init__(self) -> None:
-        super().__init__(WIDE)
+        super().__init__(LIMITS)
         self.asked: list[tuple[float, int]] = []
 
     def advance_aside(self, max_s: float, max_rows: int) -> bool:
@@ -228,7 +226,11 @@ class TimedRunner(FakeRunner):
 def aside_with(runner: FakeRunner, clock: list[float]) -> Aside:
     table = SlotTable(4, is_unified=False)
     aside = Aside(
-        runner, table, Counters(), engine_limits(WIDE, target_itl_s=TARGET_S), lambda: clock.pop(0)
+        runner,
+        table,
+        Counters(),
+        engine_limits(LIMITS, target_itl_s=TARGET_S),
+        lambda: clock.pop(0),
     )
     simulation = with_streams(simulate(), submit_of(3, 2000, 2))
     simulation.turn()

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.engine.simulation import SPLIT, Simulation, engine_limits, submit_of
+from tests.engine.simulation import WIDE, Simulation, engine_limits, submit_of
 from tgi_llamacpp.engine.cost_model import StepShape
 from tgi_llamacpp.engine.fake_runner import FakeRunner
 from tgi_llamacpp.engine.planner import by_pass
 from tgi_llamacpp.messages import StepOut
-
-WIDE = replace(SPLIT, max_slot_tokens=4096, max_pool_tokens=4 * 4096, max_step_tokens=512)
 
 
 def time_of(shape: StepShape) -> float:

@@ -13,6 +13,7 @@ from tests.engine.simulation import (
     NUM_VOCAB,
     SPLIT,
     UNIFIED,
+    WIDE,
     Simulation,
     UnrulyRunner,
     engine_limits,
@@ -23,8 +24,6 @@ from tests.engine.simulation import (
 from tgi_llamacpp.engine.fake_runner import FakeRunner
 from tgi_llamacpp.engine.runner import RunnerLimits
 from tgi_llamacpp.messages import Finish, SamplingParams, StepOut, Submit
-
-WIDE = replace(SPLIT, max_slot_tokens=4096, max_pool_tokens=4 * 4096, max_step_tokens=512)
 
 
 def simulate(limits: RunnerLimits = SPLIT, **changes: int | frozenset[int] | None) -> Simulation:
