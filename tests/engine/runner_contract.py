@@ -213,6 +213,30 @@ class RunnerContract:
         assert result.scores is not None
         assert self.same(result.scores.logprobs.tolist(), alone.tolist())
 
+    def test_slots_may_come_in_any_order(self, runner: Runner) -> None:
+        prompts = [OTHER, PROMPT, OTHER[::-1].copy()]
+        expected = [self.alone(runner, ids, 2) for ids in prompts]
+        runner.open(3, GREEDY, PROMPT, NOTHING)
+        scores, _ = score(runner, 3, PROMPT, len(PROMPT))
+        runner.drop(3)
+        first = start(runner, 0, OTHER)
+        for slot, ids in ((1, prompts[1]), (2, prompts[2]), (3, PROMPT)):
+            runner.open(slot, GREEDY, ids, NOTHING)
+        rows = [
+            *rows_of(3, 0, PROMPT.tolist()[:5], sample=False),
+            *rows_of(1, 0, prompts[1].tolist()),
+            (0, 4, first, 1),
+            *rows_of(2, 0, prompts[2].tolist()),
+        ]
+        targets = [*PROMPT[1:].tolist(), *[NO_TARGET] * (len(rows) - 5)]
+        result = runner.step(scored_plan_of(rows, targets))
+        assert result.slots.tolist() == [1, 0, 2]
+        second = [expected[1][0], expected[0][1], expected[2][0]]
+        assert self.same(result.token_ids.tolist(), second)
+        assert result.scores is not None
+        assert self.same(result.scores.logprobs.tolist(), scores.tolist())
+        assert self.same(generate(runner, 2, expected[2][0], 1), expected[2][1:])
+
     def test_without_targets_there_are_no_scores(self, runner: Runner) -> None:
         runner.open(0, GREEDY, PROMPT, NOTHING)
         assert runner.step(plan_of(rows_of(0, 0, PROMPT.tolist()))).scores is None

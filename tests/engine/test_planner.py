@@ -117,6 +117,9 @@ def passes_of(slots: list[int], num_rows: dict[int, int]) -> list[tuple[list[int
         pytest.param([0, 1], {2: 40}, [([0, 1, 2], 1), ([2], 39)], id="short or cut"),
         pytest.param([0], {1: 40, 2: 70}, [([2], 70), ([0, 1], 1), ([1], 39)], id="behind one"),
         pytest.param([1], {0: 70, 2: 70}, [([2], 70), ([1], 1), ([0], 70)], id="on both sides"),
+        pytest.param([0], {1: 70, 2: 70}, [([1, 2], 70), ([0], 1)], id="two"),
+        pytest.param([0], {1: 70, 2: 40}, [([2], 40), ([1], 70), ([0], 1)], id="with one behind"),
+        pytest.param([2], {0: 40, 1: 70}, [([2], 1), ([1], 70), ([0], 40)], id="below one"),
         pytest.param([], {0: 70, 1: 90, 2: 40}, [([0, 1, 2], 40), ([0, 1], 30), ([1], 20)]),
     ],
 )

@@ -6,9 +6,9 @@ are compared all the time.
 
 from __future__ import annotations
 
-from collections import Counter
 from dataclasses import dataclass, replace
 from itertools import accumulate, cycle, pairwise
+from unittest.mock import patch
 
 import numpy as np
 from hypothesis import given, settings
@@ -25,7 +25,8 @@ from tests.engine.simulation import (
     submit_of,
     text_alone,
 )
-from tgi_llamacpp.engine.cost_model import WidthCurve
+from tgi_llamacpp.engine import planner
+from tgi_llamacpp.engine.cost_model import LONG_GROUP, WidthCurve
 from tgi_llamacpp.engine.fake_runner import FakeRunner
 from tgi_llamacpp.engine.planner import Batch
 from tgi_llamacpp.engine.runner import NO_TARGET, RunnerLimits
@@ -99,8 +100,6 @@ def check_batch(batch: Batch, limits: RunnerLimits) -> None:
     """The step's row limit, and that no cheap hole parts the decode rows."""
     plan = batch.plan
     assert len(plan.slots) <= limits.max_step_tokens
-    joined = [slot for slot, n in Counter(plan.slots.tolist()).items() if n == 1]
-    assert joined == sorted(joined)
     num_scored = 0 if plan.targets is None else np.count_nonzero(plan.targets != NO_TARGET)
     assert np.count_nonzero(plan.samples) + num_scored <= limits.max_step_outputs
     if limits.is_unified:  # any slots run in one pass
@@ -109,6 +108,7 @@ def check_batch(batch: Batch, limits: RunnerLimits) -> None:
     slots, counts = np.unique(plan.slots, return_counts=True)
     single = set(slots[counts == 1].tolist())  # a chunk that ends its prompt has two rows or more
     decoding = [slot for slot in plan.slots[plan.samples == 1].tolist() if slot in single]
+    assert decoding == sorted(decoding)
     has_room = (
         len(plan.slots) + limits.num_slots < limits.max_step_tokens
         and 2 * limits.num_slots <= limits.max_step_outputs
@@ -196,6 +196,7 @@ def check_ends(simulation: Simulation, coming: list[Arrival], aborted: set[int])
     min_prefix_tokens=MIN_PREFIX_TOKENS,
     host_bytes=HOST_BYTES,
     is_optimistic=st.booleans(),
+    long_group=st.sampled_from([4, LONG_GROUP]),  # so that short prompts have passes of their own
 )
 @settings(max_examples=200, deadline=None)
 def test_every_sequence_ends_once_with_the_text_of_running_alone(
@@ -205,11 +206,13 @@ def test_every_sequence_ends_once_with_the_text_of_running_alone(
     min_prefix_tokens: int | None,
     host_bytes: int,
     is_optimistic: bool,
+    long_group: int,
 ) -> None:
     simulation = simulation_of(
         limits, budget, min_prefix_tokens, host_bytes, is_optimistic=is_optimistic
     )
-    aborted = play(simulation, coming, limits)
+    with patch.object(planner, "LONG_GROUP", long_group):
+        aborted = play(simulation, coming, limits)
     check_ends(simulation, coming, aborted)
 
 

@@ -1,4 +1,4 @@
-"""Turns running sequences into the rows of one step: decode rows first, then prompt chunks.
+"""Turns running sequences into the rows of one step: decode rows and prompt chunks.
 
 Decode rows always run; prompts share what is left of the latency target, by the cost model. Pure:
 it changes nothing. Rows come in the order of the passes that llama.cpp is to make of them. Called
@@ -7,6 +7,7 @@ by the scheduler once a step.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
@@ -127,11 +128,11 @@ def plan_step(
     chunks = _share_rows(prefilling, room, outputs, bridging, ends_from)
     dummy_rows = {slot: (table.num_parked(slot), 0) for slot in dummies}
     dummy_rows |= {slot: (table.num_parked(slot), UNREAD) for slot in pads}
-    slots = by_pass([*decoding, *dummy_rows], chunks, _read_whole(prefilling, chunks))
+    slots = by_pass([*decoding, *dummy_rows], chunks, _read_to_end(prefilling, chunks))
     return _build(table, slots, dict.fromkeys(decoding, 1) | chunks, dummy_rows)
 
 
-def _read_whole(prefilling: list[Sequence], chunks: dict[int, int]) -> list[int]:
+def _read_to_end(prefilling: list[Sequence], chunks: dict[int, int]) -> list[int]:
     """Slots of prompts whose chunk ends them, and has rows for a block of attention."""
     return [
         slot
@@ -140,19 +141,22 @@ def _read_whole(prefilling: list[Sequence], chunks: dict[int, int]) -> list[int]
     ]
 
 
-def by_pass(joined: list[int], prompts: Iterable[int], whole: Collection[int]) -> list[int]:
+def by_pass(joined: list[int], prompts: Iterable[int], apart: Collection[int]) -> list[int]:
     """Slots in the order of their rows. Those of `joined` have a row each, in one pass.
 
     llama.cpp goes through the rows once for a pass, and joins a slot only to the one right below
-    it. So the `whole` of these prompts come first where they are above the others, and last where
-    they are below, and no row of theirs joins: ggml's attention skips what is ahead of a block of
-    64 rows, if they are counted from the prompt's first one, and one row more among the others
-    seldom fills a group.
+    it. So those of the prompts that are to be `apart` come first where they are above the joined
+    ones, and last where they are below, and no row of theirs joins: ggml's attention skips what is
+    ahead of a block of 64 rows, if they are counted from the prompt's first one, and one row more
+    among the others seldom fills a group. What lies beyond the nearest of them is kept from it too.
     """
-    low, high = min(joined, default=0), max(joined, default=2**31)
+    low, high = min(joined, default=0), max(joined, default=math.inf)
+    below = max((slot for slot in apart if slot < low), default=-1)
+    above = min((slot for slot in apart if slot > high), default=math.inf)
 
     def rank(slot: int) -> tuple[int, int]:
-        return (slot < low) - (slot > high) if slot in whole else 0, slot
+        side = (slot <= below) - (slot >= above)
+        return side * (1 if slot in apart else 2), slot
 
     return sorted([*joined, *prompts], key=rank)
 
