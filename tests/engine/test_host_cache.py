@@ -20,10 +20,16 @@ PAGE = 4096
 ROOM_OF_ONE = 12_000  # a page, and what keeps it in order
 
 
-def put(cache: HostCache, ids: Int32s, scope: int = 0, num_bytes: int = 100) -> bool:
+def put(
+    cache: HostCache,
+    ids: Int32s,
+    scope: int = 0,
+    num_bytes: int = 100,
+    num_prompt: int = 1 << 31,
+) -> bool:
     buffer = cache.make_room(num_bytes, len(ids))
     if buffer is not None:
-        cache.add(scope, ids, buffer)
+        cache.add(scope, ids, buffer, num_prompt)
     cache.check_integrity()
     return buffer is not None
 
@@ -102,13 +108,33 @@ def found_in(cache: HostCache, ids: Int32s) -> HostState:
     return found[0]
 
 
+class Slots:
+    """Those that have cells of these seeds' prompts, as far as anybody asks."""
+
+    def __init__(self, *seeds: int) -> None:
+        self.seeds = list(seeds)
+        self.num_asked_tokens: list[int] = []
+
+    def __call__(self, scope: int, ids: Int32s) -> bool:
+        self.num_asked_tokens.append(len(ids))
+        return any(np.array_equal(prompt_of(seed, 20)[: len(ids)], ids) for seed in self.seeds)
+
+
+def lend(cache: HostCache, *seeds: int, num_tokens: int = 20) -> list[HostState]:
+    states = [found_in(cache, prompt_of(seed, 20)) for seed in seeds]
+    for state in states:
+        cache.lend(state, num_tokens)
+    return states
+
+
 def test_what_is_lent_goes_first() -> None:
-    cache = HostCache(4 * ROOM_OF_ONE, 4, can_cut=True, buffers=HostBuffers(PAGE, 20 * PAGE))
+    buffers = HostBuffers(PAGE, 20 * PAGE)
+    cache = HostCache(4 * ROOM_OF_ONE, 4, can_cut=True, buffers=buffers, is_resident=Slots(2))
     while cache.ready_one():  # so nobody takes the pages of what is lent
         pass
     for seed in (1, 2):
         assert put(cache, prompt_of(seed, 20))
-    cache.lend(found_in(cache, prompt_of(2, 20)))
+    lend(cache, 2)
     while cache.num_evictions == 0:
         assert put(cache, prompt_of(10 + len(cache), 20))
     assert num_found(cache, prompt_of(1, 20)) == 20
@@ -116,20 +142,48 @@ def test_what_is_lent_goes_first() -> None:
 
 
 def test_the_pages_of_what_is_lent_serve_where_none_are_spare() -> None:
-    cache = HostCache(1 << 20, 4, can_cut=True)
-    assert not cache.has_ready(100, 20)
+    cache = HostCache(1 << 20, 4, can_cut=True, is_resident=Slots(2, 3))
     for seed in (1, 2, 3):
+        assert not cache.has_ready(100, 20)
         assert put(cache, prompt_of(seed, 20))
-    lent = [found_in(cache, prompt_of(seed, 20)) for seed in (1, 2, 3)]
-    for state in lent:
-        cache.lend(state)
-    assert cache.has_ready(100, 20)
+    lent = lend(cache, 1, 2, 3)
+    assert not cache.has_ready(100 * PAGE, 20)  # most of which would be new
+    assert cache.has_ready(100, 20, pinned=lent[1])
     num_bytes = cache.num_bytes
-    cache.take_back(0, np.concatenate([prompt_of(1, 20), prompt_of(9, 5)]))  # is the only copy
     assert cache.make_room(100, 20, pinned=lent[1]) is lent[2].buffer
+    assert not cache.has_ready(100, 20, pinned=lent[1])
     assert cache.num_bytes < num_bytes
     assert cache.num_evictions == 0
     assert [num_found(cache, prompt_of(seed, 20)) for seed in (1, 2, 3)] == [20, 20, 0]
+
+
+def test_what_slots_have_lost_since_is_lent_no_more() -> None:
+    slots = Slots(1, 2)
+    cache = HostCache(1 << 20, 4, can_cut=True, is_resident=slots)
+    for seed in (1, 2):
+        assert put(cache, prompt_of(seed, 20))
+    lend(cache, 1, 2, num_tokens=19)
+    slots.seeds.remove(1)
+    assert cache.has_ready(100, 20)
+    assert slots.num_asked_tokens == [19, 19]
+    slots.seeds.append(1)
+    assert cache.make_room(100, 20) is not None
+    assert [num_found(cache, prompt_of(seed, 20)) for seed in (1, 2)] == [20, 0]
+
+
+def test_only_an_answer_is_given_up_for_who_has_the_prompt() -> None:
+    cache = HostCache(1 << 20, 4, can_cut=True, is_resident=Slots(1))
+    assert put(cache, prompt_of(1, 20), num_prompt=12)
+    for num_tokens, is_lent in ((10, False), (11, True), (20, True)):
+        lend(cache, 1, num_tokens=num_tokens)
+        assert cache.has_ready(100, 20) == is_lent
+
+
+def test_what_serves_only_whole_is_not_lent() -> None:
+    cache = HostCache(1 << 20, 4, can_cut=False, is_resident=Slots(1))
+    assert put(cache, prompt_of(1, 20))
+    lend(cache, 1)
+    assert not cache.has_ready(100, 20)
 
 
 def test_ready_buffers_are_counted_and_give_way_to_states() -> None:
@@ -171,7 +225,7 @@ def test_what_is_counted_is_no_less_than_what_python_takes(num_shared: int) -> N
 def put_unchecked(cache: HostCache, scope: int, ids: Int32s) -> None:
     buffer = cache.make_room(64, len(ids))
     assert buffer is not None
-    cache.add(scope, ids, buffer)
+    cache.add(scope, ids, buffer, len(ids))
 
 
 @dataclass(frozen=True)
@@ -205,7 +259,9 @@ def test_whatever_is_saved_the_bound_holds_and_what_is_found_was_saved(
     saves: list[Save], max_bytes: int, can_cut: bool, num_ready: int
 ) -> None:
     buffers = HostBuffers(num_ready * PAGE, 30_000)
-    cache = HostCache(max_bytes, 1, can_cut=can_cut, buffers=buffers)
+    cache = HostCache(
+        max_bytes, 1, can_cut=can_cut, buffers=buffers, is_resident=lambda _, ids: len(ids) % 2 > 0
+    )
     known: set[tuple[int, tuple[int, ...]]] = set()
     for save in saves:
         cache.ready_one()
@@ -222,5 +278,5 @@ def test_whatever_is_saved_the_bound_holds_and_what_is_found_was_saved(
             assert cells[:num_tokens] == save.ids[:num_tokens]
             assert can_cut or num_tokens == state.num_tokens
             if save.is_lent:
-                cache.lend(state)
+                cache.lend(state, num_tokens)
     assert cache.num_bytes <= max_bytes

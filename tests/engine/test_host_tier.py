@@ -148,6 +148,16 @@ def test_a_prefix_that_others_may_want_stays_where_pages_are_needed() -> None:
     assert stats_of(simulation).num_states == states + 4
 
 
+def test_a_conversation_stays_whose_first_turn_is_asked_again() -> None:
+    simulation = simulate()
+    fill(simulation, 1, 2, 3, 4, 5, num_tokens=40)
+    for seq_id in (10, 11):
+        run(simulation, submit_of(seq_id, prompt_of(1, 40)[:20], 2))
+    fill(simulation, *range(20, 26), num_tokens=40)
+    run(simulation, submit_of(30, prompt_of(1, 40), 4))
+    assert simulation.cached == {10: 19, 11: 19, 30: 39}
+
+
 def test_what_is_lent_and_then_lost_in_its_slot_is_found_again() -> None:
     limits = replace(SPLIT, cache_bytes=64 * SPLIT.max_pool_tokens)
     simulation = simulate_slow(byte_s=1e-4, target_itl_s=0.02, limits=limits)
@@ -420,7 +430,7 @@ def test_what_new_pages_cost_keeps_nobody_from_those_that_are_there(
 
     class SlowBuffers(HostBuffers):
         def take(self, num_bytes: int) -> mmap.mmap | None:
-            clock.now_s += 0.08 * self.is_empty
+            clock.now_s += 0.08 * (not self.largest)
             return super().take(num_bytes)
 
     monkeypatch.setattr(host_tier, "HostBuffers", SlowBuffers)

@@ -23,9 +23,9 @@ class HostBuffers:
         self.num_bytes = 0  # of spare buffers, in whole pages
 
     @property
-    def is_empty(self) -> bool:
-        """Whether no buffer is spare."""
-        return not self._spares
+    def largest(self) -> int:
+        """Bytes of the largest spare buffer; 0 where none is."""
+        return max(map(len, self._spares), default=0)
 
     def take(self, num_bytes: int) -> mmap.mmap | None:
         """A buffer of so many bytes, of any content; None where the system has no memory."""

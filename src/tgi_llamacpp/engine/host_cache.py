@@ -1,13 +1,14 @@
 """States of sequences that have left their slots, in host memory, within a bound on its bytes.
 
 A state is what the runner wrote of a slot's cells, and the ids that they stand for. Knows no slot,
-no runner and no clock, and decides what goes when there is no room: the least recently used.
-Called by host_tier.py.
+no runner and no clock, and decides what goes when there is no room: what a slot has got back, or
+else the least recently used. Called by host_tier.py.
 """
 
 from __future__ import annotations
 
 import mmap
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from tgi_llamacpp.engine.host_buffers import HostBuffers, whole_pages
@@ -28,12 +29,17 @@ class HostState:
 
     scope: int
     num_tokens: int
+    num_prompt: int  # of them; the others are an answer
     buffer: mmap.mmap
 
     @property
     def num_bytes(self) -> int:
         """Of the buffer: whole pages."""
         return whole_pages(len(self.buffer))
+
+
+def _nobody_has(scope: int, ids: Int32s) -> bool:
+    return False
 
 
 class HostCache:
@@ -46,14 +52,19 @@ class HostCache:
         *,
         can_cut: bool,
         buffers: HostBuffers | None = None,
+        is_resident: Callable[[int, Int32s], bool] = _nobody_has,
     ) -> None:
-        """Without can_cut a state serves only those who begin with all of its ids."""
+        """Without can_cut a state serves only those who begin with all of its ids.
+
+        is_resident: whether a slot has cells of these ids, of a scope.
+        """
         self.max_bytes = max_bytes
         self.min_tokens = min_tokens
         self._can_cut = can_cut
         self._trees: dict[int, PrefixTree[HostState]] = {}
         self._states: dict[HostState, None] = {}  # least recently used first
-        self._lent: dict[HostState, None] = {}  # of these, what slots have too; they go first
+        self._lent: dict[HostState, int] = {}  # of these, what was loaded; and how many ids
+        self._is_resident = is_resident
         self._buffers = buffers or HostBuffers()
         self._num_buffer_bytes = 0  # of states
         self.num_evictions = 0
@@ -112,19 +123,17 @@ class HostCache:
 
     def touch(self, state: HostState) -> None:
         """A state was of use."""
-        self._lent.pop(state, None)
         del self._states[state]
         self._states[state] = None
 
-    def lend(self, state: HostState) -> None:
-        """A slot has what a state is good for: it may go, until it is touched again."""
-        self.touch(state)
-        self._lent[state] = None
+    def lend(self, state: HostState, num_tokens: int) -> None:
+        """A slot got the first num_tokens ids, if that is all but an answer that nobody goes on
+        with: as long as it has them the state is the first to go.
 
-    def take_back(self, scope: int, ids: Int32s) -> None:
-        """A slot's cells go, which are not kept: what was lent of them is the only copy again."""
-        if found := self.find(scope, ids):
-            self.touch(found[0])
+        Not what serves only whole, since the slot will have more of it.
+        """
+        if self._can_cut and state.num_prompt <= num_tokens + 1:  # whose last is computed again
+            self._lent[state] = num_tokens
 
     def make_room(
         self, num_state_bytes: int, num_tokens: int, pinned: HostState | None = None
@@ -144,19 +153,31 @@ class HostCache:
                 self._next_lent(pinned) or next(one for one in self._states if one is not pinned)
             )
             self.num_evictions += 1
-        if self._buffers.is_empty and (lent := self._next_lent(pinned)) is not None:
+        if not self._buffers.largest and (lent := self._next_lent(pinned)) is not None:
             self.discard(lent)
         buffer = self._buffers.take(num_state_bytes)
         self._buffers.shrink(num_spare)
         return buffer
 
-    def has_ready(self, num_state_bytes: int, num_tokens: int) -> bool:
-        """Whether make_room has a buffer whose pages are there: spare, or of a state that goes."""
-        is_full = self._num_spare_bytes(_most_bytes(num_state_bytes, num_tokens)) < 0
-        return is_full or bool(self._lent) or not self._buffers.is_empty
+    def has_ready(
+        self, num_state_bytes: int, num_tokens: int, pinned: HostState | None = None
+    ) -> bool:
+        """Whether make_room has a buffer most of whose pages are there."""
+        if self._num_spare_bytes(_most_bytes(num_state_bytes, num_tokens)) < 0:
+            return True  # those of what goes
+        num_bytes = self._buffers.largest
+        if not num_bytes and (lent := self._next_lent(pinned)) is not None:
+            num_bytes = len(lent.buffer)
+        return 2 * num_bytes >= num_state_bytes
 
     def _next_lent(self, pinned: HostState | None) -> HostState | None:
-        return next((one for one in self._lent if one is not pinned), None)
+        """The one that was lent first; who lost the cells since then is lent no more."""
+        for state, num_tokens in list(self._lent.items()):
+            if not self._is_resident(state.scope, self.ids(state)[:num_tokens]):
+                del self._lent[state]
+            elif state is not pinned:
+                return state
+        return None
 
     def _num_spare_bytes(self, num_new: int) -> int:
         """What is left of the bound beside all states and a new one of so many bytes.
@@ -171,9 +192,12 @@ class HostCache:
         """Have one more buffer for later, its pages in place; False where there are enough."""
         return self._buffers.ready_one(self._num_spare_bytes(0))
 
-    def add(self, scope: int, ids: Int32s, buffer: mmap.mmap) -> None:
-        """Keep a state, in a buffer from make_room, and drop those that it makes needless."""
-        state = HostState(scope, len(ids), buffer)
+    def add(self, scope: int, ids: Int32s, buffer: mmap.mmap, num_prompt: int) -> None:
+        """Keep a state, in a buffer from make_room, and drop those that it makes needless.
+
+        num_prompt: how many of the ids are a prompt; the others are the answer to it.
+        """
+        state = HostState(scope, len(ids), min(num_prompt, len(ids)), buffer)
         tree = self._trees.get(scope)
         if tree is None:
             tree = self._trees[scope] = PrefixTree()

@@ -126,25 +126,25 @@ class HostTier:
         """Make one buffer ready for a later save; False where there are enough of them."""
         return self._cache.ready_one()
 
-    def save(self, slot: int, scope: int, ids: Int32s, num_kept: int = 0) -> None:
+    def save(self, slot: int, scope: int, ids: Int32s, num_prompt: int, num_kept: int = 0) -> None:
         """Keep what a slot holds, which are the cells of these ids, if that is worth it now.
 
-        The first num_kept of them stay in the slot, so that only the others are about to be lost.
+        The first num_prompt of them are a prompt. The first num_kept stay in the slot, so that only
+        the others are about to be lost.
         """
         if not self._is_lacking(scope, ids, num_kept):
             return
         num_bytes = self._runner.state_bytes(slot)
-        is_new = not self._cache.has_ready(num_bytes, len(ids))
+        is_new = not self._cache.has_ready(num_bytes, len(ids), self._pinned)
         save_s = self._saves.predict_s(num_bytes, is_new=is_new)
         if reason := self._why_not_save(num_bytes, save_s, num_kept, len(ids) - num_kept):
             self._saves.skip(reason, is_new=is_new)
-            self._cache.take_back(scope, ids)
             return
         started_s = self._now_s()
-        self._save(slot, scope, ids, num_bytes, is_new=is_new)
+        self._save(slot, scope, ids, num_prompt, is_new=is_new)
         self._spent_s += self._now_s() - started_s
 
-    def save_ahead(self, slot: int, scope: int, ids: Int32s) -> None:
+    def save_ahead(self, slot: int, scope: int, ids: Int32s, num_prompt: int) -> None:
         """The same while nobody waits, so that nobody waits for it later; the cells stay.
 
         A state that takes longer than the latency target would be in a newcomer's way, and one of
@@ -158,22 +158,23 @@ class HostTier:
         is_short = not 0 < self._max_ahead_s < save_s
         is_small = num_bytes * self._runner.limits.num_slots <= AHEAD_SHARE * self._cache.max_bytes
         if is_short and is_small and not self._why_not_save(num_bytes, save_s, 0, len(ids)):
-            self._num_idle_saves += self._save(slot, scope, ids, num_bytes, is_new=is_new)
+            self._num_idle_saves += self._save(slot, scope, ids, num_prompt, is_new=is_new)
 
     def _is_lacking(self, scope: int, ids: Int32s, num_kept: int = 0) -> bool:
         """Whether the cache has no state of these ids, and would keep one."""
         is_long = len(ids) - num_kept >= self._cache.min_tokens
         return is_long and not self._cache.covers(scope, ids)
 
-    def _save(self, slot: int, scope: int, ids: Int32s, num_bytes: int, *, is_new: bool) -> bool:
+    def _save(self, slot: int, scope: int, ids: Int32s, num_prompt: int, *, is_new: bool) -> bool:
         """False where there is no room."""
         started_s = self._now_s()
+        num_bytes = self._runner.state_bytes(slot)
         buffer = self._cache.make_room(num_bytes, len(ids), self._pinned)
         if buffer is None:
             self._saves.skip("large", is_new=is_new)
             return False
         self._runner.save(slot, buffer)
-        self._cache.add(scope, ids, buffer)
+        self._cache.add(scope, ids, buffer, num_prompt)
         self._saves.add(num_bytes, self._now_s() - started_s, is_new=is_new)
         return True
 
@@ -207,18 +208,11 @@ class HostTier:
         return found
 
     def load(
-        self,
-        slot: int,
-        state: HostState,
-        num_tokens: int,
-        make_room: Callable[[int], bool],
-        *,
-        is_whole: bool,
+        self, slot: int, state: HostState, num_tokens: int, make_room: Callable[[int], bool]
     ) -> bool:
         """Fill an empty slot with the first num_tokens cells of a state; False where it cannot.
 
         make_room gives up so many parked cells where there may be too few, and says if it did.
-        is_whole: they are all of a prompt, so that of a longer state only an answer is left.
         """
         is_done = self._load(slot, state)
         if not is_done and make_room(state.num_tokens):
@@ -231,8 +225,7 @@ class HostTier:
         if not self._runner.trim(slot, num_tokens):
             self._runner.drop(slot)
             return False
-        if is_whole or num_tokens == state.num_tokens:
-            self._cache.lend(state)
+        self._cache.lend(state, num_tokens)
         self._num_hits += 1
         self._num_cached_tokens += num_tokens
         return True

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from tgi_llamacpp.engine.host_tier import HostTier
 from tgi_llamacpp.engine.prefix_cache import Match, PrefixCache, Resident, ids_of
-from tgi_llamacpp.engine.runner import Runner
+from tgi_llamacpp.engine.runner import Int32s, Runner
 from tgi_llamacpp.engine.sequence import Sequence
 from tgi_llamacpp.engine.slots import SlotTable
 from tgi_llamacpp.engine.stats import Counters
@@ -51,6 +51,10 @@ class Placement:
     @property
     def num_parked_tokens(self) -> int:
         return self._cache.num_parked_tokens if self._cache else 0
+
+    def has_cells(self, scope: int, ids: Int32s) -> bool:
+        """Whether a slot has computed all of these ids."""
+        return self._cache is not None and self._cache.has_cells(scope, ids)
 
     def take_found(self) -> list[tuple[int, int]]:
         """(seq_id, tokens of its prompt that came from others' cells), since the last call."""
@@ -215,10 +219,7 @@ class Placement:
             assert sequence.slot is not None
             is_unified = self._runner.limits.is_unified
             make_room = self.evict if is_unified else _has_room_of_its_own
-            is_whole = match.num_tokens == sequence.num_tokens - 1  # whose last is computed again
-            if self._host_tier.load(
-                sequence.slot, match.state, match.num_tokens, make_room, is_whole=is_whole
-            ):
+            if self._host_tier.load(sequence.slot, match.state, match.num_tokens, make_room):
                 sequence.num_computed = match.num_tokens
                 return match
             match = self._cache.find(sequence)
@@ -315,9 +316,9 @@ class Placement:
         if self._runner.num_cells(parked.slot) == parked.num_parked:  # and no dummy row more
             ids = self._cache.ids(parked)
             if is_idle:
-                self._host_tier.save_ahead(parked.slot, parked.scope, ids)
+                self._host_tier.save_ahead(parked.slot, parked.scope, ids, parked.num_prompt)
             else:
-                self._host_tier.save(parked.slot, parked.scope, ids, num_kept)
+                self._host_tier.save(parked.slot, parked.scope, ids, parked.num_prompt, num_kept)
 
     def _discard(self, parked: Resident) -> None:
         self._unpark(parked)

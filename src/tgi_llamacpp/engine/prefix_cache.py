@@ -171,6 +171,14 @@ class PrefixCache:
         """Those that its cells stand for, or will."""
         return self._trees[resident.scope].ids(resident)
 
+    def has_cells(self, scope: int, ids: Int32s) -> bool:
+        """Whether a resident, running or parked, has computed all of these ids."""
+        tree = self._trees.get(scope)
+        steps = tree.match(ids) if tree is not None else []
+        if not steps or steps[-1].num_tokens < len(ids):
+            return False
+        return any(one.num_cells >= len(ids) for one in steps[-1].holders)
+
     def is_contained(self, resident: Resident) -> bool:
         """Whether another, running or parked, has all that this one has."""
         return self._can_trim and any(self._trees[resident.scope].supersets(resident))

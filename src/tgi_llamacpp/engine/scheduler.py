@@ -86,6 +86,7 @@ class Scheduler:
             limits.min_prefix_tokens,
             can_cut=can_cut,
             buffers=ready_buffers(runner.limits, limits.max_host_cache_bytes),
+            is_resident=lambda scope, ids: self._placement.has_cells(scope, ids),
         )
         return HostTier(runner, cache, self.costs, self._spare_s, now_s, limits.target_itl_s)
 
