@@ -188,6 +188,42 @@ def test_a_gap_of_the_streams_counts_the_slice_in_it() -> None:
     assert scheduler.counters.num_late_steps == 1
 
 
+def test_a_slice_before_a_step_is_time_that_its_prompts_do_not_get() -> None:
+    num_prefill = []
+    for spent_s in (0.0, 0.1):
+        simulation = with_streams(simulate(), submit_of(3, 200, 2))
+        simulation.scheduler.aside.spent_s = spent_s
+        simulation.turn()
+        num_prefill.append(simulation.batches[-1].num_prefill)
+    assert num_prefill[1] < 0.7 * num_prefill[0]
+
+
+class OverRunner(FakeRunner):
+    """Has computed a prompt by its second slice, and notes when it gives the cells."""
+
+    num_slices = 0
+
+    def advance_aside(self, max_s: float, max_rows: int) -> bool:
+        self.num_slices += 1
+        return super().advance_aside(max_s, max_rows) and self.num_slices > 1
+
+
+def test_cells_are_handed_over_after_a_step_of_the_streams() -> None:
+    runner = OverRunner(LIMITS)
+    simulation = with_streams(simulate(runner=runner), submit_of(3, 300, 2))
+    while runner.num_slices < 2:
+        simulation.turn()
+    sequence = simulation.scheduler.aside.sequence
+    assert sequence is not None
+    slot = sequence.slot
+    assert slot is not None
+    assert runner.num_cells(slot) == 0
+    simulation.turn()
+    assert aside_of(simulation) is None
+    assert simulation.batches[-1].num_decode == 2
+    assert runner.num_cells(slot) == 299
+
+
 class FullRunner(FakeRunner):
     def end_aside(self, slot: int) -> bool:
         self.cancel_aside()

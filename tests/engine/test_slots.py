@@ -60,8 +60,10 @@ def table_of(
 
 
 def costs_of(**milliseconds: float) -> CostModel:
-    """With a curve of these rows: r7=39.0 is a pass of seven."""
-    return CostModel(WidthCurve({int(name[1:]): ms / 1e3 for name, ms in milliseconds.items()}))
+    """With a curve of these rows, r7=39.0 is a pass of seven, and no margin for errors."""
+    costs = CostModel(WidthCurve({int(name[1:]): ms / 1e3 for name, ms in milliseconds.items()}))
+    costs.error_share = 0.0
+    return costs
 
 
 def plan_step(
@@ -227,9 +229,9 @@ def test_with_much_before_it_a_chunk_fills_the_groups_of_attention() -> None:
 
 def test_what_predictions_are_off_by_is_kept_from_prompts() -> None:
     costs = costs_of(r1=10.0, r2=12.0)
-    costs.error_s = 0.01
+    costs.error_share = 0.1
     assert chunks_of(plan_step(table_with_long_prompt("dp"), 1000, costs, 0.1))[1] == 35
-    costs.error_s = 9.0
+    costs.error_share = 9.0
     assert chunks_of(plan_step(table_with_long_prompt("dp"), 1000, costs, 0.1))[1] == 30
 
 

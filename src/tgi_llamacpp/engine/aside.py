@@ -52,8 +52,9 @@ class Aside:
         self._now_s = now_s
         self._is_on = runner.limits.has_aside and limits.target_itl_s > 0
         self._max_rows = runner.limits.max_step_tokens
+        self._is_over = False  # so its cells are handed over next
         self._num_failures = 0  # in a row
-        self._spent_s = 0.0  # on slices since the last step
+        self.spent_s = 0.0  # on slices since the last step
         self._overrun_s = 0.0  # smoothed: from the end of a slice to the next pause
 
     def consider(self) -> None:
@@ -78,24 +79,32 @@ class Aside:
         self._table.follow(oldest, is_following=True)
 
     def advance(self, step_s: float) -> None:
-        """Compute a slice. step_s: what the step before it took, 0 where nobody else computes."""
+        """Compute a slice. step_s: what the step before it took, 0 where nobody else computes.
+
+        What was computed is handed over in a turn of its own: the two make no gap together.
+        """
         if self.sequence is None:
             return
-        slice_s = self._slice_s(step_s)
         started_s = self._now_s()
-        is_done = self._runner.advance_aside(slice_s, self._max_rows)
-        if is_done:
+        if self._is_over:
             self._end(self.sequence)
+            self._charge(self._now_s() - started_s)
+            return
+        slice_s = self._slice_s(step_s)
+        self._is_over = self._runner.advance_aside(slice_s, self._max_rows)
         taken_s = self._now_s() - started_s
-        self._spent_s += taken_s
+        self._charge(taken_s)
+        if not self._is_over:
+            self._learn(max(0.0, taken_s - slice_s))
+
+    def _charge(self, taken_s: float) -> None:
+        self.spent_s += taken_s
         self._counters.step_s += taken_s
         self._counters.aside_s += taken_s
-        if not is_done:
-            self._learn(max(0.0, taken_s - slice_s))
 
     def take_spent_s(self) -> float:
         """What streams waited for slices since the last call."""
-        spent_s, self._spent_s = self._spent_s, 0.0
+        spent_s, self.spent_s = self.spent_s, 0.0
         return spent_s
 
     def leave(self, sequence: Sequence) -> None:
@@ -132,5 +141,6 @@ class Aside:
 
     def _let_go(self, sequence: Sequence) -> None:
         self.sequence = None
+        self._is_over = False
         sequence.is_aside = False
         self._table.follow(sequence, is_following=False)

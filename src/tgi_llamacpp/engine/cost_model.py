@@ -24,6 +24,7 @@ FULL_GROUP = 4  # kernels are tiled in powers of two: pads that end elsewhere ar
 _ROW_GROUPS = (4, 8)
 _DRIFT_RATE = 0.2  # of what the last decode step says, against all before
 _ERROR_RATE = 0.1
+_PRIOR_ERROR = 0.1  # what is not known yet is off
 _MEMORY = 0.95  # of prompt costs: a step counts half after 14 more
 _ANCHOR = 0.05  # weight, beside the steps', of the costs of before: what no step shows stays
 _SURPRISE = 2.0  # times longer or shorter than predicted: once a hiccup, twice in a row the truth
@@ -122,7 +123,8 @@ class CostModel:
 
     def __init__(self, curve: WidthCurve) -> None:
         self.curve = curve
-        self.error_s = 0.0  # smoothed |measured - predicted| of steps with prompts beside streams
+        # Smoothed |measured / predicted - 1| of steps with prompts beside streams.
+        self.error_share = _PRIOR_ERROR
         self._drift = 1.0
         # c0 is a pass: a chunk is computed apart from the decode rows.
         guess = (curve.pass_s(1), curve.row_s * _TOKENS, 0.0)
@@ -151,8 +153,8 @@ class CostModel:
             return
         predicted_s = self.predict_s(shape)
         if shape.width:
-            error_s = min(abs(step_s - predicted_s), _SURPRISE * predicted_s)
-            self.error_s += _ERROR_RATE * (error_s - self.error_s)
+            error_share = min(abs(step_s / max(predicted_s, 1e-9) - 1), _SURPRISE)
+            self.error_share += _ERROR_RATE * (error_share - self.error_share)
         costs = self._costs_of(shape.chunks)
         costs.learn(shape.chunks, step_s, self.pass_s(shape.width))
         if costs is self._short:

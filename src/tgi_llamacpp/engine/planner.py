@@ -60,7 +60,7 @@ def prefill_share(
 
 def spare_s(costs: CostModel, target_itl_s: float, width: int) -> float:
     """What the target leaves beside `width` decode rows, for prompts, saves and loads."""
-    margin_s = min(costs.error_s, MAX_MARGIN * target_itl_s)
+    margin_s = min(costs.error_share, MAX_MARGIN) * target_itl_s
     return target_itl_s - margin_s - costs.pass_s(width)
 
 

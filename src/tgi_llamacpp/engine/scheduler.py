@@ -200,13 +200,14 @@ class Scheduler:
 
     def _plan(self) -> Batch | None:
         target_s = self.limits.target_itl_s
+        spent_s = self._transfers_s + self.aside.spent_s  # of the gap that the step ends
         self.aside.consider()
         return plan_step(
             self._slots,
             self.limits.max_step_tokens,
             self._runner.limits.max_step_outputs,
             self.costs,
-            max(target_s - self._transfers_s, MIN_TARGET_S) if target_s else 0.0,
+            max(target_s - spent_s, MIN_TARGET_S) if target_s else 0.0,
             may_prefill=self.aside.sequence is None,
         )
 
