@@ -236,7 +236,8 @@ def test_a_step_is_one_frame_for_all_its_sequences(engine: Engine) -> None:
 def test_those_who_come_together_start_together(
     engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(loop, "MAX_GATHER_S", TIMEOUT_S)
+    for limit in ("MAX_GATHER_S", "MAX_PAUSE_S"):
+        monkeypatch.setattr(loop, limit, TIMEOUT_S)
     engine.start()
     for seq_id in (1, 2, 3):
         engine.router.send(replace_more_follow(submit_of(seq_id, 2, 3), seq_id < 3))
@@ -244,10 +245,27 @@ def test_those_who_come_together_start_together(
     assert admitted.tolist() == [1, 2, 3]
 
 
-def test_nobody_waits_long_for_who_does_not_come(
-    engine: Engine, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("share", "is_awaited"), [(1e6, True), (0.0, False)])
+def test_who_comes_a_moment_later_is_awaited_where_a_prompt_takes_long(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch, share: float, is_awaited: bool
 ) -> None:
-    monkeypatch.setattr(loop, "MAX_GATHER_S", 0.001)
+    monkeypatch.setattr(loop, "MAX_GATHER_S", 0.5)
+    monkeypatch.setattr(loop, "MAX_DOUBT_S", TIMEOUT_S)
+    monkeypatch.setattr(loop, "DOUBT_SHARE", share)
+    engine.start()
+    engine.router.send(submit_of(1, 2, 3))
+    assert engine.runner.entered.wait(0.1) != is_awaited
+    engine.router.send(submit_of(2, 2, 3))
+    admitted = np.frombuffer(engine.router.wait_for(StepOut).admitted, np.int64)
+    assert admitted.tolist() == ([1, 2] if is_awaited else [1])
+
+
+@pytest.mark.parametrize("limit", ["MAX_GATHER_S", "MAX_PAUSE_S"])
+def test_nobody_waits_long_for_who_does_not_come(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch, limit: str
+) -> None:
+    for name in ("MAX_GATHER_S", "MAX_PAUSE_S"):
+        monkeypatch.setattr(loop, name, 0.001 if name == limit else 1000 * TIMEOUT_S)
     engine.start()
     submit = submit_of(1, 2, 3)
     engine.router.send(replace_more_follow(submit, True))

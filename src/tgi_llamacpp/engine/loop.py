@@ -21,7 +21,11 @@ from tgi_llamacpp.step_page import StepPage
 
 STATS_INTERVAL_S = 0.25
 PREPARE_AFTER_S = 0.02  # without work: who asks again at once is not kept waiting by it
-MAX_GATHER_S = 0.004  # that a first sequence waits for those that come with it
+MAX_GATHER_S = 0.05  # that a sequence waits for those that come with it,
+MAX_PAUSE_S = 0.01  # for the next of them where the router knows of one,
+MAX_DOUBT_S = 0.001  # and else, if that is no more than
+DOUBT_SHARE = 0.02  # of the time that its prompt takes
+_ID_BYTES = 4
 
 log = logging.getLogger(__name__)
 
@@ -96,12 +100,19 @@ class EngineLoop:
     def _gather(self, messages: list[FromRouter]) -> None:
         """At rest: await those who come together, else all but the first wait for a step of it."""
         deadline_s = time.perf_counter() + MAX_GATHER_S
-        while messages and isinstance(last := messages[-1], Submit) and last.more_follow:
-            left_s = deadline_s - time.perf_counter()
+        while messages and isinstance(last := messages[-1], Submit):
+            left_s = min(deadline_s - time.perf_counter(), self._pause_s(last))
             if left_s <= 0:
                 return
             messages = self._channel.receive(left_s)
             self._dispatch(messages)
+
+    def _pause_s(self, submit: Submit) -> float:
+        """How long to wait for who may follow a sequence."""
+        if submit.more_follow:
+            return MAX_PAUSE_S
+        num_tokens = len(submit.prompt_ids) // _ID_BYTES
+        return min(MAX_DOUBT_S, DOUBT_SHARE * self._scheduler.costs.prompt_s([(0, num_tokens)]))
 
     def _send_failures(self) -> None:
         for seq_id, reason in self._scheduler.take_failures():
