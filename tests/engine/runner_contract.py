@@ -427,6 +427,19 @@ class RunnerContract:
         first = start(runner, 2, prompt)
         assert self.same(ids, [first, *generate(runner, 2, first, 2)])
 
+    def test_a_shorter_prompt_aside_after_a_longer_one_is_as_good(self, runner: Runner) -> None:
+        if not runner.limits.has_aside:
+            pytest.skip("nothing is computed aside")
+        for slot, prompt in enumerate((ids_of(*PROMPT.tolist() * 5), OTHER, PROMPT)):
+            expected = self.alone(runner, prompt[:16], 3)
+            runner.open(slot + 1, GREEDY, prompt[:16], NOTHING)
+            runner.begin_aside(prompt[: min(len(prompt), 16) - 1].copy())
+            while not runner.advance_aside(1.0, 16):
+                pass
+            assert runner.end_aside(slot + 1)
+            ids = generate(runner, slot + 1, int(prompt[:16][-1]), 3)
+            assert self.same(ids, expected)
+
     def test_what_is_cancelled_aside_leaves_nothing_behind(self, runner: Runner) -> None:
         if not runner.limits.has_aside:
             pytest.skip("nothing is computed aside")

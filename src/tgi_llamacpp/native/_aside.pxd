@@ -27,6 +27,7 @@ cdef class Aside:
     cdef int32_t _max_rows
     cdef object _ids  # keeps the array alive
     cdef Model _parent  # keeps the weights alive
+    cdef object _buffer  # that cells go over in
     cdef readonly object cache_bytes  # of its cells
 
     @staticmethod

@@ -93,6 +93,7 @@ cdef class Aside:
         self._work.baton = new btn.Baton()
         self._work.ctx = NULL
         self._work.batch.token = NULL
+        self._buffer = bytearray()
 
     @staticmethod
     cdef Aside create(Model parent, ContextShape shape, path):
@@ -164,7 +165,11 @@ cdef class Aside:
         size = ll.llama_state_seq_get_size(self._work.ctx, 0)
         if self._work.num_done != self._work.num_ids or size < streams_at + 4:
             return None
-        data = bytearray(size + 4 * (num_streams - 1))
+        cdef size_t num_bytes = size + 4 * (num_streams - 1)
+        if len(self._buffer) < num_bytes:  # which is kept, as new pages are slow to come by
+            self._buffer = bytearray(max(num_bytes, self.cache_bytes))
+        data = memoryview(self._buffer)[:num_bytes]
+        data[size:] = bytes(num_bytes - size)
         cdef unsigned char[::1] view = data
         with nogil:
             ll.llama_state_seq_get_data(self._work.ctx, &view[0], size, 0)
