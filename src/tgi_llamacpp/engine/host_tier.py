@@ -91,6 +91,19 @@ class _Direction:
         self._costs[is_new].learn(num_bytes, taken_s)
 
 
+@dataclass(frozen=True, slots=True)
+class _Save:
+    """One that may be done: of a slot with the cells of these ids."""
+
+    slot: int
+    scope: int
+    ids: Int32s
+    num_prompt: int  # of the ids
+    num_bytes: int
+    is_new: bool  # most of its buffer's pages
+    predicted_s: float
+
+
 class HostTier:
     """One host cache, and the runner whose slots it saves and fills.
 
@@ -134,14 +147,12 @@ class HostTier:
         """
         if not self._is_lacking(scope, ids, num_kept):
             return
-        num_bytes = self._runner.state_bytes(slot)
-        is_new = not self._cache.has_ready(num_bytes, len(ids), self._pinned)
-        save_s = self._saves.predict_s(num_bytes, is_new=is_new)
-        if reason := self._why_not_save(num_bytes, save_s, num_kept, len(ids) - num_kept):
-            self._saves.skip(reason, is_new=is_new)
+        save = self._propose(slot, scope, ids, num_prompt)
+        if reason := self._why_not(save, num_kept):
+            self._saves.skip(reason, is_new=save.is_new)
             return
         started_s = self._now_s()
-        self._save(slot, scope, ids, num_prompt, is_new=is_new)
+        self._do(save)
         self._spent_s += self._now_s() - started_s
 
     def save_ahead(self, slot: int, scope: int, ids: Int32s, num_prompt: int) -> None:
@@ -152,39 +163,43 @@ class HostTier:
         """
         if not self._is_lacking(scope, ids):
             return
-        num_bytes = self._runner.state_bytes(slot)
-        is_new = not self._cache.has_ready(num_bytes, len(ids))
-        save_s = self._saves.predict_s(num_bytes, is_new=is_new)
-        is_short = not 0 < self._max_ahead_s < save_s
-        is_small = num_bytes * self._runner.limits.num_slots <= AHEAD_SHARE * self._cache.max_bytes
-        if is_short and is_small and not self._why_not_save(num_bytes, save_s, 0, len(ids)):
-            self._num_idle_saves += self._save(slot, scope, ids, num_prompt, is_new=is_new)
+        save = self._propose(slot, scope, ids, num_prompt)
+        is_short = not 0 < self._max_ahead_s < save.predicted_s
+        all_bytes = save.num_bytes * self._runner.limits.num_slots
+        is_small = all_bytes <= AHEAD_SHARE * self._cache.max_bytes
+        if is_short and is_small and not self._why_not(save):
+            self._num_idle_saves += self._do(save)
 
     def _is_lacking(self, scope: int, ids: Int32s, num_kept: int = 0) -> bool:
         """Whether the cache has no state of these ids, and would keep one."""
         is_long = len(ids) - num_kept >= self._cache.min_tokens
         return is_long and not self._cache.covers(scope, ids)
 
-    def _save(self, slot: int, scope: int, ids: Int32s, num_prompt: int, *, is_new: bool) -> bool:
+    def _propose(self, slot: int, scope: int, ids: Int32s, num_prompt: int) -> _Save:
+        num_bytes = self._runner.state_bytes(slot)
+        is_new = not self._cache.has_ready(num_bytes, len(ids), self._pinned)
+        predicted_s = self._saves.predict_s(num_bytes, is_new=is_new)
+        return _Save(slot, scope, ids, num_prompt, num_bytes, is_new, predicted_s)
+
+    def _do(self, save: _Save) -> bool:
         """False where there is no room."""
         started_s = self._now_s()
-        num_bytes = self._runner.state_bytes(slot)
-        buffer = self._cache.make_room(num_bytes, len(ids), self._pinned)
+        buffer = self._cache.make_room(save.num_bytes, len(save.ids), self._pinned)
         if buffer is None:
-            self._saves.skip("large", is_new=is_new)
+            self._saves.skip("large", is_new=save.is_new)
             return False
-        self._runner.save(slot, buffer)
-        self._cache.add(scope, ids, buffer, num_prompt)
-        self._saves.add(num_bytes, self._now_s() - started_s, is_new=is_new)
+        self._runner.save(save.slot, buffer)
+        self._cache.add(save.scope, save.ids, buffer, save.num_prompt)
+        self._saves.add(save.num_bytes, self._now_s() - started_s, is_new=save.is_new)
         return True
 
-    def _why_not_save(self, num_bytes: int, save_s: float, num_kept: int, num_lost: int) -> str:
-        if not num_bytes:
+    def _why_not(self, save: _Save, num_kept: int = 0) -> str:
+        if not save.num_bytes:
             return "refused"
-        both_s = save_s + self._loads.predict_s(num_bytes)
-        if both_s > self._costs.prompt_s([(num_kept, num_lost)]):
+        both_s = save.predicted_s + self._loads.predict_s(save.num_bytes)
+        if both_s > self._costs.prompt_s([(num_kept, len(save.ids) - num_kept)]):
             return "dear"
-        return "" if self._has_time(save_s, SAVE_SHARE) else "late"
+        return "" if self._has_time(save.predicted_s, SAVE_SHARE) else "late"
 
     def find(self, scope: int, ids: Int32s, num_had: int) -> tuple[HostState, int] | None:
         """A state for who begins with these ids, and how many it has; pinned until it is loaded.
