@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import platform
 import re
 import shutil
 import subprocess
@@ -46,6 +47,7 @@ def build(source: Path, folder: Path, *, has_openmp: bool) -> None:
     number = _build_number()
     options = [
         *_OPTIONS,
+        *_fixes(),
         f"GGML_OPENMP={'ON' if has_openmp else 'OFF'}",
         f"LLAMA_BUILD_NUMBER={number}",
         f"LLAMA_BUILD_COMMIT=b{number}",
@@ -58,6 +60,13 @@ def build(source: Path, folder: Path, *, has_openmp: bool) -> None:
         [cmake, "--build", folder, "--parallel", str(os.cpu_count()), "--target", *TARGETS],
         check=True,
     )
+
+
+def _fixes() -> list[str]:
+    """What this package's own build does to ggml, without which the peer dies on a CPU with AMX."""
+    if platform.machine() != "x86_64":
+        return []
+    return [f"CMAKE_CXX_FLAGS=-include {REPOSITORY / 'cmake/amx_tile_loadconfig.h'}"]
 
 
 def _build_number() -> str:
