@@ -41,6 +41,7 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
     numa: str = "disabled"
     use_mmap: bool = True
     use_mlock: bool = False
+    repack: bool = True  # weights, for the matrix instructions of the CPU
     offload_kqv: bool = True
     flash_attention: bool = True
     prefix_cache: bool = True
@@ -116,6 +117,7 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True):
     split_mode: str = _default(EngineConfig, "split_mode")
     numa: Literal["disabled", "distribute", "isolate", "numactl", "mirror"] = "disabled"
     disable_mmap: bool = False
+    disable_repack: bool = False
     use_mlock: bool = False
     disable_offload_kqv: bool = False
     disable_flash_attention: bool = False

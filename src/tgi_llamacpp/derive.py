@@ -113,6 +113,7 @@ def engine_config(
         numa=config.numa,
         use_mmap=derived.use_mmap,
         use_mlock=config.use_mlock,
+        repack=not config.disable_repack,
         offload_kqv=derived.offload_kqv,
         flash_attention=derived.flash_attention,
         prefix_cache=not config.disable_prefix_cache,

@@ -53,6 +53,7 @@ FLAGS = (
     Flag("split_mode", "Split the model over GPUs by `layer` or `row`, or name one by its number."),
     Flag("numa", "Placement of memory and threads on NUMA machines."),
     Flag("disable_mmap", "Read the model into memory instead of mapping its file."),
+    Flag("disable_repack", "Keep weights as the file has them, not repacked for CPU kernels."),
     Flag("use_mlock", "Lock the model in memory, so that it is never swapped out."),
     Flag("disable_offload_kqv", "Keep the KV cache out of GPU memory."),
     Flag("disable_flash_attention", "Do without flash attention."),

@@ -122,6 +122,7 @@ cdef class Model:
         params.split_mode = _SPLIT_MODES[config.split_mode]
         params.main_gpu = config.main_gpu
         params.load_mode = _load_mode(config)
+        params.use_extra_bufts = config.repack
         params.progress_callback = _on_progress
         params.progress_callback_user_data = <void*>on_progress
         path = os.fsencode(config.model_path)
