@@ -16,6 +16,7 @@ Raised anywhere, rendered in one place (router/app.py). The table:
 | UnhealthyError     | healthcheck                    | 503    | router/tgi |
 | EngineUnavailable  | engine_unavailable             | 503    | router/engine_client |
 | EngineFailedError  | (one sentence, exit code 3)    | -      | router/server |
+| EngineDiedError    | (one sentence, exit code 1)    | -      | router/supervisor |
 | StartupError       | (one sentence, exit code 1)    | -      | cli, model loading |
 | UsageError         | (one sentence, exit code 2)    | -      | cli |
 
@@ -158,6 +159,17 @@ class EngineUnavailable(TgiError):
 
 class StartupError(Exception):
     """The server cannot start: one sentence for the terminal, exit code 1."""
+
+
+class EngineDiedError(StartupError):
+    """The engine ended without a word before it served, so that the next one may do better.
+
+    returncode: its exit status, negative for a signal; None where it could not be started.
+    """
+
+    def __init__(self, message: str, returncode: int | None = None) -> None:
+        super().__init__(message)
+        self.returncode = returncode
 
 
 class EngineFailedError(Exception):

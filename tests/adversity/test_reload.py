@@ -285,8 +285,23 @@ def test_an_engine_that_loads_and_computes_nothing_does_not_serve(
         hang_up(server)
         server.wait_for("not reloaded: the engine .* not compute a token: it ended; .*SIGABRT")
         if not has_room:
-            server.wait_for("engine 3 goes on")
+            server.wait_for("engine 4 goes on")  # after one in safe mode, which failed too
         assert httpx.get(f"{server.url}/health").status_code == 200
         assert httpx.get(f"{server.url}/info").json()["model_id"] == str(site.first)
         assert reloads(server) == {"failed": 1}
+        assert server.stop() == 0
+
+
+def test_where_kernels_of_repacked_weights_fault_start_and_reload_come_to_safe_mode(
+    site: Site,
+) -> None:
+    with site.server(**{VARIABLE: "segv:repack"}) as server:
+        server.wait_for("engine 1 did not come up: .*SIGSEGV")
+        server.wait_for("engine 2 serves in safe mode: .*SIGSEGV.* --disable-repack")
+        assert "tgi_llamacpp_engine_safe_mode 1" in httpx.get(f"{server.url}/metrics").text
+        site.serve(site.second)
+        hang_up(server)
+        server.wait_for("engine 4 serves in safe mode")
+        assert httpx.get(f"{server.url}/info").json()["model_id"] == str(site.second)
+        assert "tgi_llamacpp_engine_safe_mode 1" in httpx.get(f"{server.url}/metrics").text
         assert server.stop() == 0

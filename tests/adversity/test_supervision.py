@@ -10,12 +10,14 @@ import signal
 from collections.abc import AsyncIterator
 from functools import partial
 
+import msgspec
 import numpy as np
 import pytest
 
 from tests.conftest import ENGINE_CONFIG
 from tests.engine.simulation import submit_of, text_alone
 from tests.server_process import PATIENCE_S
+from tgi_llamacpp.config import EngineConfig
 from tgi_llamacpp.engine.faults import VARIABLE
 from tgi_llamacpp.errors import EngineUnavailable, GenerationError
 from tgi_llamacpp.messages import Submit
@@ -32,14 +34,16 @@ BACKOFF_S = (0.01, 0.02, 0.03, 0.04)
 class Supervised:
     """A client, its supervisor, and every engine process that was started."""
 
-    def __init__(self, watchdog_s: float = 60.0, backoff_s: tuple[float, ...] = BACKOFF_S) -> None:
+    def __init__(
+        self, watchdog_s: float, backoff_s: tuple[float, ...], config: EngineConfig
+    ) -> None:
         self.client = EngineClient()
         self.processes: list[EngineProcess] = []
         self.reasons: list[str] = []
         self.num_refusals = 0  # of the system, before it starts another process
         self.supervisor = EngineSupervisor(
             self.client,
-            EngineSettings(ENGINE_CONFIG, watchdog_s),
+            EngineSettings(config, watchdog_s),
             on_give_up=self.reasons.append,
             start_process=self._start_process,
             backoff_s=backoff_s,
@@ -60,9 +64,11 @@ class Supervised:
 
 @contextlib.asynccontextmanager
 async def supervised(
-    watchdog_s: float = 60.0, backoff_s: tuple[float, ...] = BACKOFF_S
+    watchdog_s: float = 60.0,
+    backoff_s: tuple[float, ...] = BACKOFF_S,
+    config: EngineConfig = ENGINE_CONFIG,
 ) -> AsyncIterator[Supervised]:
-    world = Supervised(watchdog_s, backoff_s)
+    world = Supervised(watchdog_s, backoff_s, config)
     await world.supervisor.start(None)
     try:
         yield world
@@ -187,3 +193,83 @@ def test_a_server_that_stops_waits_for_no_other_engine(monkeypatch: pytest.Monke
             await asyncio.sleep(0)
 
     asyncio.run(run(main()))
+
+
+def test_an_engine_that_dies_of_repacked_weights_is_followed_by_one_without(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv(VARIABLE, "segv:repack")
+
+    async def main() -> None:
+        async with supervised() as world:  # which measures nothing, and dies in its first step
+            wanted = submits(4)
+            texts = await asyncio.gather(*(text_of(world.submit(one)) for one in wanted))
+            assert texts == [text_alone(one) for one in wanted]
+            assert len(world.processes) == 2
+            os.kill(world.processes[-1].pid, signal.SIGKILL)
+            again = submit_of(3, 5, 50)
+            assert await text_of(world.submit(again)) == text_alone(again)
+            assert len(world.processes) == 3  # in safe mode at once
+            assert "tgi_llamacpp_engine_safe_mode 1" in world.client.recovery.lines()
+
+    asyncio.run(run(main()))
+    (first, _) = [r for r in caplog.records if "safe mode" in r.message]
+    assert first.levelname == "WARNING"
+    assert "killed by SIGSEGV" in first.message
+    assert "--disable-repack" in first.message
+
+
+def test_an_engine_that_dies_of_repacked_weights_as_it_warms_up_is_followed_by_one_without(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv(VARIABLE, "abort:repack")
+
+    async def main() -> None:
+        config = msgspec.structs.replace(ENGINE_CONFIG, max_warm_up_ms=50)
+        async with supervised(config=config) as world:
+            wanted = submit_of(3, 5, 50)
+            assert await text_of(world.submit(wanted)) == text_alone(wanted)
+            assert len(world.processes) == 2
+
+    asyncio.run(run(main()))
+
+
+def test_safe_mode_that_does_not_help_ends_and_is_not_tried_again(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv(VARIABLE, "abort:any")
+
+    async def main() -> None:
+        async with supervised() as world:
+            with pytest.raises(EngineUnavailable, match="ended 5 times"):
+                await text_of(world.submit(marked()))
+            assert "tgi_llamacpp_engine_safe_mode 0" in world.client.recovery.lines()
+
+    asyncio.run(run(main()))
+    assert len([r for r in caplog.records if "serves in safe mode" in r.message]) == 1
+
+
+def test_an_engine_that_is_killed_from_outside_is_followed_by_one_of_its_kind() -> None:
+    async def main() -> None:
+        async with supervised() as world:
+            os.kill(world.processes[0].pid, signal.SIGKILL)
+            wanted = submit_of(3, 5, 50)
+            assert await text_of(world.submit(wanted)) == text_alone(wanted)
+            assert "tgi_llamacpp_engine_safe_mode 0" in world.client.recovery.lines()
+
+    asyncio.run(run(main()))
+
+
+def test_with_repack_turned_off_there_is_no_safe_mode(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv(VARIABLE, "abort:any")
+
+    async def main() -> None:
+        config = msgspec.structs.replace(ENGINE_CONFIG, repack=False)
+        async with supervised(config=config) as world:
+            with pytest.raises(EngineUnavailable, match="ended 5 times"):
+                await text_of(world.submit(marked()))
+
+    asyncio.run(run(main()))
+    assert "safe mode" not in caplog.text

@@ -1,5 +1,7 @@
 """Faults on purpose: an engine that dies or hangs at a marked token, for tests of what survives it.
 
+With the mark `repack` it fails in its first pass, warm-up included, where weights are repacked.
+
 A variable of the environment turns one on as the engine starts, and says so in the log; no request,
 flag or message reaches it. Called by process.py.
 """
@@ -21,8 +23,18 @@ VARIABLE = "TGI_LLAMACPP_TEST_FAULT"
 INTEGRITY_VARIABLE = "TGI_LLAMACPP_TEST_INTEGRITY"  # to check the scheduler after every turn
 _KINDS = ("abort", "segv", "hang")
 _ANY = "any"
+_REPACK = "repack"
 
 log = logging.getLogger(__name__)
+
+
+def with_repack_fault(runner: Runner, fault: str | None, *, is_repacked: bool) -> Runner:
+    """The runner, or where weights are repacked one that fails in every pass: KIND:repack."""
+    kind, _, mark = (fault or "").partition(":")
+    if mark != _REPACK or kind not in _KINDS or not is_repacked:
+        return runner
+    log.warning("%s=%s is set: this engine will fail, for a test", VARIABLE, fault)
+    return cast("Runner", FaultyRunner(runner, kind, None))
 
 
 def with_fault(runner: Runner, fault: str | None) -> Runner:
@@ -33,6 +45,8 @@ def with_fault(runner: Runner, fault: str | None) -> Runner:
     if not fault:
         return runner
     kind, _, mark = fault.partition(":")
+    if mark == _REPACK:
+        return runner
     if kind not in _KINDS or not (mark == _ANY or mark.isdecimal()):
         raise StartupError(f"{VARIABLE}={fault}: expected {' or '.join(_KINDS)}, a colon and an id")
     log.warning("%s=%s is set: this engine will fail, for a test", VARIABLE, fault)

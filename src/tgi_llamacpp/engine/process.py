@@ -151,10 +151,12 @@ def _run(channel: Channel, start: Start, model: Model, runner: Runner, page: Ste
             "prefixes that leave it are kept in up to %d MiB of host memory",
             limits.max_host_cache_bytes >> 20,
         )
+    fault = os.environ.get(faults.VARIABLE)
+    runner = faults.with_repack_fault(runner, fault, is_repacked=start.config.repack)
     curve = measure_widths(
         runner, runner.limits.num_slots, time.perf_counter, start.config.max_warm_up_ms / 1000
     )
-    runner = faults.with_fault(runner, os.environ.get(faults.VARIABLE))
+    runner = faults.with_fault(runner, fault)
     scheduler = Scheduler(runner, limits, start.epoch, curve)
     while scheduler.prepare_one():
         pass

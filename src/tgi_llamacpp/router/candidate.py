@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from tgi_llamacpp.config import EngineConfig
-from tgi_llamacpp.errors import StartupError
+from tgi_llamacpp.errors import EngineDiedError, StartupError
 from tgi_llamacpp.messages import (
     Failed,
     FromEngine,
@@ -39,6 +39,7 @@ class Candidate:
 
     process: EngineProcess
     engine: ConnectedEngine
+    config: EngineConfig
 
     @property
     def ready(self) -> Ready:
@@ -60,7 +61,7 @@ async def start_candidate(
 ) -> Candidate:
     """Load the model and compute a token.
 
-    Raises StartupError, with no engine left.
+    Raises StartupError, with no engine left; EngineDiedError where a signal ended it.
     """
     logger.info("engine %d started, pid %d", epoch, process.pid)
     engine: ConnectedEngine | None = None
@@ -72,9 +73,10 @@ async def start_candidate(
             engine.link.detach()
         returncode = await process.end()
         if isinstance(error, StartupError) and returncode is not None and returncode < 0:
-            raise StartupError(f"{error}; {describe_exit(returncode)}") from error
+            message = f"{error}; {describe_exit(returncode)}"
+            raise EngineDiedError(message, returncode) from error
         raise
-    return Candidate(process, engine)
+    return Candidate(process, engine, config)
 
 
 async def _probe(engine: ConnectedEngine, watchdog_s: float) -> None:

@@ -111,7 +111,7 @@ def describe_exit(returncode: int | None) -> str:
         name = f"signal {-returncode}"
     hints = {
         "SIGKILL": "killed by SIGKILL, as the kernel does when memory runs out",
-        "SIGILL": "killed by SIGILL, since this build uses instructions that this CPU lacks:"
-        " build the package on this machine, or with llamacpp_native=OFF",
+        # A CPU that lacks what the build was compiled for is told when the native core is imported.
+        "SIGILL": "killed by SIGILL, an instruction that this CPU refused",
     }
     return hints.get(name, f"killed by {name}")

@@ -26,6 +26,7 @@ class Recovery:
         self, clock_s: Callable[[], float] = time.monotonic, of: Recovery | None = None
     ) -> None:
         self.num_restarts: int = of.num_restarts if of else 0
+        self.is_in_safe_mode = False  # the engine that serves
         self.num_resubmitted: int = of.num_resubmitted if of else 0  # sequences, once for each time
         self._durations: Histogram = of._durations if of else Histogram(DURATION_BOUNDS_S)
         self._clock_s = clock_s
@@ -63,6 +64,12 @@ class Recovery:
                 "counter",
                 self.num_resubmitted,
                 "Sequences given to another engine with the tokens they had",
+            ),
+            *prometheus.single(
+                "tgi_llamacpp_engine_safe_mode",
+                "gauge",
+                self.is_in_safe_mode,
+                "Whether the engine does without repacked weights, since another died of a fault",
             ),
             *prometheus.histogram(
                 "tgi_llamacpp_engine_recovery_duration",

@@ -12,10 +12,10 @@ import gc
 import logging
 from collections.abc import Callable
 
-from tgi_llamacpp.config import ServerConfig
-from tgi_llamacpp.errors import StartupError
+from tgi_llamacpp.config import EngineConfig, ServerConfig
+from tgi_llamacpp.errors import EngineDiedError, StartupError
 from tgi_llamacpp.messages import Ready
-from tgi_llamacpp.router import memory_need
+from tgi_llamacpp.router import memory_need, safe_mode
 from tgi_llamacpp.router.app import apply_limits
 from tgi_llamacpp.router.candidate import Candidate, start_candidate
 from tgi_llamacpp.router.engine_client import EngineClient
@@ -190,19 +190,32 @@ class Rollover:
         self._switch(serving)
 
     async def _start_candidate(self, old: Serving, new: Preparation) -> Candidate:
+        """In safe mode where it dies of a fault without; see safe_mode.py."""
+        try:
+            candidate = await self._try_candidate(old, new, new.engine_config)
+        except EngineDiedError as error:
+            if not safe_mode.may_help(new.engine_config, error.returncode):
+                raise
+            safe_config = safe_mode.without_repack(new.engine_config)
+            candidate = await self._try_candidate(old, new, safe_config)
+            logger.warning("%s", safe_mode.warning(candidate.engine.epoch, str(error)))
+        _log_notes(candidate.ready)
+        return candidate
+
+    async def _try_candidate(
+        self, old: Serving, new: Preparation, config: EngineConfig
+    ) -> Candidate:
         try:
             process = self._start_process()
         except OSError as error:
             raise StartupError(f"the engine cannot be started: {error}") from error
-        candidate = await start_candidate(
+        return await start_candidate(
             process,
             old.engine.client.epochs.take(),
-            new.engine_config,
+            config,
             watchdog_s=new.config.engine_watchdog_s,
             check=new.check,
         )
-        _log_notes(candidate.ready)
-        return candidate
 
     def _new_engine(self, old: Serving, new: Preparation) -> Engine:
         former = old.engine.client

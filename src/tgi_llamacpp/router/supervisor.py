@@ -13,13 +13,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from tgi_llamacpp.config import EngineConfig
-from tgi_llamacpp.errors import StartupError
+from tgi_llamacpp.errors import EngineDiedError, StartupError
 from tgi_llamacpp.messages import Ready
+from tgi_llamacpp.router import safe_mode
 from tgi_llamacpp.router.candidate import Candidate
 from tgi_llamacpp.router.engine_client import EngineClient
 from tgi_llamacpp.router.engine_process import EngineProcess, describe_exit
 from tgi_llamacpp.router.progress import LoadProgress
 from tgi_llamacpp.router.recovery import BACKOFF_S, Patience
+from tgi_llamacpp.router.safe_mode import SafeMode
 from tgi_llamacpp.router.watchdog import Watchdog
 
 logger = logging.getLogger(__name__)
@@ -61,6 +63,7 @@ class EngineSupervisor:
         self._start_process = start_process
         self._backoff_s = backoff_s
         self._patience = Patience(backoff_s)
+        self._safe_mode = SafeMode()
         self._process: EngineProcess | None = None
         self._ends: list[asyncio.Task[int | None]] = []  # of engines that another took over from
         self._ready_s = 0.0  # time.monotonic()
@@ -78,7 +81,13 @@ class EngineSupervisor:
         on_progress gets the loaded fraction, 0 to 1.
         Raises StartupError.
         """
-        ready = await self._start_engine(on_progress)
+        try:
+            ready = await self._start_engine(on_progress)
+        except EngineDiedError as error:
+            if not self._safe_mode.is_on:
+                raise
+            logger.error("engine %d did not come up: %s", self._client.epoch, error)
+            ready = await self._start_engine(on_progress)
         self._task = asyncio.create_task(self._keep_alive())
         return ready
 
@@ -99,6 +108,8 @@ class EngineSupervisor:
         if former is not None:
             self._ends.append(asyncio.create_task(former.end()))
         self.settings, self._patience = settings, Patience(self._backoff_s)
+        self._safe_mode = SafeMode(is_on=candidate.config != settings.config)
+        self._client.recovery.is_in_safe_mode = self._safe_mode.is_on
         self._ready_s = time.monotonic()
         if self._client.epoch:
             self._client.recovery.begin()
@@ -124,16 +135,17 @@ class EngineSupervisor:
             await asyncio.wait([self._task])
 
     async def _start_engine(self, on_progress: Callable[[float], None] | None) -> Ready:
-        """Raises StartupError, of a kind of its own where the engine could not say why."""
+        """Raises StartupError; EngineDiedError where the engine could not say why."""
+        is_safe = self._safe_mode.is_on
         try:
             self._process = process = self._start_process()
         except OSError as error:
-            raise _NoWordError(f"the engine cannot be started: {error}") from error
+            raise EngineDiedError(f"the engine cannot be started: {error}") from error
         logger.info("engine %d started, pid %d", self._client.epochs.last + 1, process.pid)
         try:
             ready = await self._client.start(
                 process.sock,
-                self.settings.config,
+                self._safe_mode.apply(self.settings.config),
                 on_progress,
                 self.settings.check,
                 is_doubted=self._patience.has_doubts,
@@ -141,9 +153,16 @@ class EngineSupervisor:
         except StartupError as error:
             returncode = await self._end_process()
             if returncode is not None and returncode < 0:
-                message = f"the engine did not load the model; {describe_exit(returncode)}"
-                raise _NoWordError(message) from error
+                cause = describe_exit(returncode)
+                self._safe_mode.on_useless_end(self.settings.config, returncode, cause)
+                message = f"the engine did not load the model; {cause}"
+                if is_safe:
+                    message += ", also without repacked weights"
+                raise EngineDiedError(message, returncode) from error
             raise
+        self._client.recovery.is_in_safe_mode = is_safe
+        if is_safe:
+            logger.warning("%s", safe_mode.warning(self._client.epoch, self._safe_mode.cause))
         self._ready_s = time.monotonic()
         return ready
 
@@ -210,7 +229,8 @@ class EngineSupervisor:
         ready_s = time.monotonic() - self._ready_s
         page = self._process.page.read()
         had_work = self._client.num_open > 0
-        cause = describe_exit(await self._end_process())
+        returncode = await self._end_process()
+        cause = describe_exit(returncode)
         if was_stuck:
             cause = "it stood still, and was killed"
         if self._client.last_words is not None:
@@ -228,6 +248,10 @@ class EngineSupervisor:
             ready_s=ready_s,
             is_explained=is_explained,
         )
+        if not self._patience.has_doubts:
+            self._safe_mode.on_useful_end()
+        elif not was_stuck:
+            self._safe_mode.on_useless_end(self.settings.config, returncode, cause)
         return cause
 
     async def _replace(self) -> None:
@@ -245,7 +269,7 @@ class EngineSupervisor:
             except StartupError as error:
                 logger.error("engine %d did not come up: %s", self._client.epoch, error)
                 self._last_end = str(error)
-                is_certain = not isinstance(error, _NoWordError)
+                is_certain = not isinstance(error, EngineDiedError)
                 if self._patience.on_failed_load(str(error), is_certain=is_certain):
                     raise _NoUseError(
                         f"The engine ended, and cannot load the model again: {error}"
@@ -255,10 +279,6 @@ class EngineSupervisor:
             f"The engine ended {num_ends} times in a row without a completed step,"
             f" the last time: {self._last_end}"
         )
-
-
-class _NoWordError(StartupError):
-    """The engine died while it loaded, or could not be started: the next one may do better."""
 
 
 class _NoUseError(Exception):
