@@ -19,8 +19,9 @@ MAY_IMPORT = {
     "router": {
         "httptools", "huggingface_hub", "jinja2", "msgspec", "numpy", "starlette", "tokenizers",
         "transformers", "uvicorn", "uvloop",
-        f"{OURS}.config", f"{OURS}.derive", f"{OURS}.errors", f"{OURS}.flags", f"{OURS}.histogram",
-        f"{OURS}.logs", f"{OURS}.machine", f"{OURS}.messages", f"{OURS}.step_page",
+        f"{OURS}.config", f"{OURS}.derive", f"{OURS}.errors", f"{OURS}.files", f"{OURS}.flags",
+        f"{OURS}.histogram", f"{OURS}.logs", f"{OURS}.machine", f"{OURS}.messages",
+        f"{OURS}.step_page",
     },
     "engine": {
         "msgspec", "numpy",

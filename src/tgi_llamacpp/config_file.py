@@ -6,11 +6,12 @@ the same rules. Knows no flag. Called by flags.py, at the start and at every SIG
 
 from __future__ import annotations
 
+import os
 import tomllib
 from dataclasses import dataclass
-from pathlib import Path
 
 from tgi_llamacpp.errors import UsageError
+from tgi_llamacpp.files import path_of, why, without_mark
 
 _MAX_BYTES = 1 << 20
 
@@ -42,15 +43,15 @@ def read(path: str) -> dict[str, Entry]:
 
 def _load(path: str) -> dict[str, object]:
     try:
-        with Path(path).expanduser().open("rb") as file:
+        with path_of(path).open("rb") as file:
             data = file.read(_MAX_BYTES + 1)
     except OSError as error:
-        reason = (error.strerror or str(error)).lower()
+        reason = why(path_of(path), error)
         raise UsageError(f"--config {path} cannot be read: {reason}") from error
     if len(data) > _MAX_BYTES:
         raise UsageError(f"--config {path} is longer than {_MAX_BYTES} bytes: is it the right one?")
     try:
-        return tomllib.loads(data.decode())
+        return tomllib.loads(without_mark(data).decode())
     except (ValueError, RecursionError) as error:  # both of TOML and of UTF-8
         raise UsageError(
             f"--config {path} is no TOML: {error}; write one `key = value` a line, and quote texts"
@@ -61,11 +62,18 @@ def _text(path: str, key: str, value: object) -> str | list[str]:
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, str | int | float):
-        return str(value)
+        return _as_argument(path, key, str(value))
     if isinstance(value, list) and all(isinstance(item, str) for item in value):
-        return value
+        return [_as_argument(path, key, item) for item in value]
     if isinstance(value, dict):
         raise UsageError(f"--config {path}: `{key}` is a table: write its keys without one")
     raise UsageError(
         f"--config {path}: `{key}` must be a text, a number, true or false, or a list of texts"
     )
+
+
+def _as_argument(path: str, key: str, text: str) -> str:
+    """As Python has it from a command line: decoded from the bytes by the locale's encoding."""
+    if "\0" in text:
+        raise UsageError(f"--config {path}: `{key}` has a zero byte")
+    return os.fsdecode(text.encode())

@@ -180,5 +180,10 @@ class UsageError(Exception):
     """The command line cannot be understood: one sentence, exit code 2."""
 
 
+def reason(error: OSError) -> str:
+    """What the system says of an error, to stand within a sentence."""
+    return error.strerror.lower() if error.strerror else str(error)
+
+
 class RunnerError(Exception):
     """The native core refused a plan (a bug of ours) or is beyond use."""

@@ -246,7 +246,7 @@ def test_a_vocabulary_without_weights_is_no_model(tmp_path: Path) -> None:
 
 
 def test_a_missing_file_and_a_folder_are_refused(tmp_path: Path) -> None:
-    assert "No such file" in complaint_about(tmp_path / "absent.gguf")
+    assert "no such file" in complaint_about(tmp_path / "absent.gguf")
     assert "is not a regular file" in complaint_about(tmp_path)
 
 
@@ -266,6 +266,15 @@ def test_a_model_in_parts_is_read_from_its_first_part(tmp_path: Path) -> None:
     metadata = read_metadata(first)
     assert metadata.tokens == VOCABULARY["tokenizer.ggml.tokens"]
     assert metadata.num_tensors == 3
+
+
+def test_parts_may_be_named_in_upper_case(tmp_path: Path) -> None:
+    first, *_ = [
+        path.rename(path.with_name(path.name.upper()))
+        for path in write_parts(tmp_path, range(1, 4))
+    ]
+    assert first.name == "BIG-00001-OF-00003.GGUF"
+    assert read_metadata(first).num_tensors == 3
 
 
 def test_a_missing_part_is_named(tmp_path: Path) -> None:

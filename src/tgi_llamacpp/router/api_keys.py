@@ -15,6 +15,7 @@ import stat
 from pathlib import Path
 
 from tgi_llamacpp.errors import StartupError
+from tgi_llamacpp.files import path_of, why, without_mark
 
 logger = logging.getLogger(__name__)
 
@@ -52,7 +53,7 @@ class ApiKeys:
     def _set(self, api_key: str | None, path: str | Path | None) -> None:
         keys = [] if api_key is None else [api_key.encode()]
         if path is not None:
-            keys += _read_file(Path(path))
+            keys += _read_file(path_of(str(path)))
         self._digests = list(dict.fromkeys(map(_digest, keys)))
         self.are_needed = api_key is not None or path is not None
         for digest in self._digests:
@@ -83,11 +84,11 @@ def _read_file(path: Path) -> list[bytes]:
             mode = os.fstat(file.fileno()).st_mode
             data = file.read(_MAX_FILE_BYTES + 1)
     except OSError as error:
-        reason = (error.strerror or str(error)).lower()
-        raise StartupError(f"--api-key-file {path} cannot be read: {reason}") from error
+        raise StartupError(f"--api-key-file {path} cannot be read: {why(path, error)}") from error
     if len(data) > _MAX_FILE_BYTES:
         raise StartupError(f"--api-key-file {path} is longer than {_MAX_FILE_BYTES} bytes")
-    keys = [_checked(path, number, line) for number, line in enumerate(data.splitlines(), 1)]
+    lines = without_mark(data).splitlines()
+    keys = [_checked(path, number, line) for number, line in enumerate(lines, 1)]
     keys = [key for key in keys if key]
     if not keys:
         raise StartupError(f"--api-key-file {path} holds no key: write one a line")

@@ -193,7 +193,7 @@ def load_chat_template(
     """
     files = TokenizerFiles(folder, tokenizer_config_path)
     sources: list[tuple[str, Callable[[], dict[str, str]]]] = [
-        ("chat_template.jinja", lambda: _from_jinja(files)),
+        ("chat_template.jinja", files.chat_templates),
         ("chat_template.json", lambda: _named(files.read("chat_template.json"))),
         (files.config_name, lambda: _named(files.config)),
         (f"{metadata.path.name}'s metadata", lambda: metadata.chat_templates),
@@ -201,20 +201,11 @@ def load_chat_template(
     if tokenizer_config_path is not None:
         sources.insert(0, sources.pop(2))
     for source, read in sources:
-        templates = read()
+        # A converter keeps the byte order mark of a template that it takes over.
+        templates = {name: text.removeprefix("\ufeff") for name, text in read().items()}
         if templates:
             return ChatTemplate(templates, tokenizer.special_tokens, source)
     return ChatTemplate({}, tokenizer.special_tokens)
-
-
-def _from_jinja(files: TokenizerFiles) -> dict[str, str]:
-    """chat_template.jinja, and the named ones that may lie in chat_templates/ beside it."""
-    default = files.path("chat_template.jinja")
-    if default is None:
-        return {}
-    named = sorted(default.parent.joinpath("chat_templates").glob("*.jinja"))
-    texts = {path.stem: path.read_text("utf-8", "replace") for path in named}
-    return texts | {_DEFAULT: default.read_text("utf-8", "replace")}
 
 
 def _named(config: Mapping[str, Any]) -> dict[str, str]:

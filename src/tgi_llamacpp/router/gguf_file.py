@@ -9,6 +9,7 @@ the engine's process. Knows nothing of what the keys mean; gguf_metadata.py does
 from __future__ import annotations
 
 import mmap
+import re
 import stat
 import struct
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from tgi_llamacpp.errors import StartupError
+from tgi_llamacpp.files import unreadable
 
 GgufScalar = int | float | bool | str
 GgufValue = GgufScalar | list[str] | np.ndarray
@@ -89,6 +91,17 @@ _TENSOR_TYPES = {
 }
 
 DOWNLOAD_AGAIN = "download it again"
+# What is found in the place of a model -> what to do. Where none fits, see _what_else.
+_OTHER_FILES = (
+    (rb"version https://git-lfs", "a Git LFS pointer; fetch the model itself with `git lfs pull`"),
+    (rb"\s*<(!doctype|html|\?xml)", "a web page; download the file itself, not the page about it"),
+    (rb"\0{64}", f"zeros, as of a download that did not finish; {DOWNLOAD_AGAIN}"),
+    (rb"\0\x05\x16[\0\x07]", "what macOS keeps beside a file; give the file without `._`"),
+    (rb"lmgg|fmgg|tjgg|algg", "a model in a format before GGUF; convert it again"),
+    (rb"PK\x03\x04|\x1f\x8b|7z\xbc\xaf|\xfd7zXZ|\x28\xb5\x2f\xfd", "an archive; unpack it"),
+    (rb"[^\0]{1,3}\0{5,7}\{", "of Safetensors; convert it to GGUF"),
+)
+_MAX_QUOTED_BYTES = 200  # of a text in the place of a model, such as a server's error
 
 
 @dataclass(frozen=True)
@@ -118,8 +131,7 @@ def read_gguf(path: Path) -> GgufFile:
         with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
             return _HeaderReader(path, data).read()
     except OSError as error:
-        reason = error.strerror or str(error)
-        raise StartupError(f"{path} cannot be read: {reason}; check the path") from error
+        raise unreadable(path, error) from error
 
 
 class _HeaderReader:
@@ -148,9 +160,7 @@ class _HeaderReader:
     def _read_preamble(self) -> tuple[int, int]:
         magic = bytes(self._data[:4])
         if magic != b"GGUF":
-            raise StartupError(
-                f"{self._path} is not a GGUF file: it begins with {magic!r}; give a .gguf file"
-            )
+            raise StartupError(f"{self._path} is not a GGUF file: {self._what_else()}")
         self._pos = 4
         version = self._u32()
         if version not in (2, 3):
@@ -162,6 +172,18 @@ class _HeaderReader:
         if num_pairs > _MAX_PAIRS or num_tensors > _MAX_TENSORS:
             raise self._corrupt(f"it claims {num_pairs} keys and {num_tensors} tensors")
         return num_tensors, num_pairs
+
+    def _what_else(self) -> str:
+        """What the file is in place of a GGUF, and what to do."""
+        head = bytes(self._data[:64])
+        for pattern, description in _OTHER_FILES:
+            if re.match(pattern, head, re.IGNORECASE):
+                return f"it is {description}"
+        if self._size <= _MAX_QUOTED_BYTES:
+            text = bytes(self._data).decode("utf-8", "replace").strip()
+            if text.isprintable():
+                return f"it holds the text {text!r}; {DOWNLOAD_AGAIN}"
+        return f"it begins with {head[:4]!r}; give a .gguf file"
 
     def _value(self, key: str) -> GgufValue:
         value_type = self._u32()

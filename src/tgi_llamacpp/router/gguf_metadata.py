@@ -19,12 +19,16 @@ from typing import TypeVar
 import numpy as np
 
 from tgi_llamacpp.errors import StartupError
+from tgi_llamacpp.files import kind as kind_of_file
 from tgi_llamacpp.logs import escape
 from tgi_llamacpp.router.gguf_file import DOWNLOAD_AGAIN, GgufFile, GgufValue, read_gguf
 
 _Value = TypeVar("_Value")
 
-_SPLIT_NAME = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf")
+_SPLIT_NAME = re.compile(
+    r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})(?P<suffix>\.gguf)",
+    re.IGNORECASE | re.DOTALL,
+)
 
 # general.architecture values that llama.cpp loads and this server cannot generate text with.
 _REFUSED_KINDS = {
@@ -242,13 +246,13 @@ def _check_other_parts(file: GgufFile) -> int:
             "rename them"
         )
     if match["number"] != "00001" or file.values.get("split.no", 0) != 0:
-        first = f"{match['stem']}-00001-of-{match['count']}.gguf"
+        first = f"{match['stem']}-00001-of-{match['count']}{match['suffix']}"
         raise StartupError(f"{file.path} is not the first of its {count} parts; give {first}")
     siblings = [
-        file.path.with_name(f"{match['stem']}-{number:05}-of-{match['count']}.gguf")
+        file.path.with_name(f"{match['stem']}-{number:05}-of-{match['count']}{match['suffix']}")
         for number in range(2, count + 1)
     ]
-    missing = [sibling.name for sibling in siblings if not sibling.is_file()]
+    missing = [sibling.name for sibling in siblings if kind_of_file(sibling) != "file"]
     if missing:
         raise StartupError(
             f"{file.path} is the first of {count} parts and {missing[0]} is not beside it; "

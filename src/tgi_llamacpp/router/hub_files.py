@@ -6,13 +6,15 @@ variables. Owns the sentences for what can go wrong. Called by model_files.py; k
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from tgi_llamacpp.errors import StartupError
+from tgi_llamacpp.errors import StartupError, reason
+from tgi_llamacpp.files import find_below
 
 logger = logging.getLogger(__name__)
 
@@ -25,6 +27,26 @@ TEXT_FILES = (
     "chat_template.jinja",
     "chat_template.json",
     "generation_config.json",
+)
+
+
+_VARIABLES = (
+    "HF_ENDPOINT",
+    "HF_HOME",
+    "HF_HUB_CACHE",
+    "HF_HUB_OFFLINE",
+    "HF_TOKEN",
+    "HF_TOKEN_PATH",
+    "XDG_CACHE_HOME",
+)
+# What the system refuses, and no other machine.
+_LOCAL_ERRORS = (
+    errno.EACCES,
+    errno.EPERM,
+    errno.EROFS,
+    errno.ENOTDIR,
+    errno.ENOSPC,
+    errno.EDQUOT,
 )
 
 
@@ -65,7 +87,7 @@ def open_repository(model_id: str, revision: str) -> Repository:
 
     Raises StartupError: no such repository, revision or access, and no copy of it.
     """
-    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")  # read when it is imported
+    _prepare_environment()
     from huggingface_hub import HfApi
     from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
     from huggingface_hub.utils.tqdm import disable_progress_bars
@@ -81,10 +103,18 @@ def open_repository(model_id: str, revision: str) -> Repository:
         if cached is None:
             raise _startup_error(model_id, revision, error) from error
         logger.warning("the Hub is out of reach; using the copy of %s in the cache", model_id)
-        names = [str(path.relative_to(cached)) for path in cached.rglob("*") if path.is_file()]
+        names, _ = find_below(cached)
         return Repository(model_id, revision, names, sha=cached.name, cached=cached)
     names = [sibling.rfilename for sibling in info.siblings or []]
     return Repository(model_id, revision, names, info.sha, info.pipeline_tag)
+
+
+def _prepare_environment() -> None:
+    """huggingface_hub's variables, before they are read as it is imported: empty ones are unset."""
+    for name in _VARIABLES:
+        if os.environ.get(name) == "":
+            del os.environ[name]
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 
 
 def _cached_snapshot(model_id: str, revision: str) -> Path | None:
@@ -104,12 +134,19 @@ def _startup_error(model_id: str, revision: str, error: Exception) -> StartupErr
     )
 
     if isinstance(error, GatedRepoError):
-        reason = "access to it is granted by its authors; set HF_TOKEN to a token that has it"
+        complaint = "access to it is granted by its authors; set HF_TOKEN to a token that has it"
     elif isinstance(error, RepositoryNotFoundError):
-        reason = "the Hub has no such model, or it is private and needs HF_TOKEN"
+        complaint = "the Hub has no such model, or it is private and needs HF_TOKEN"
     elif isinstance(error, RevisionNotFoundError):
-        reason = f"it has no revision {revision}"
+        complaint = f"it has no revision {revision}"
+    elif isinstance(error, OSError) and error.errno in _LOCAL_ERRORS:
+        complaint = (
+            f"it cannot be kept at {error.filename or 'HF_HOME'}: {reason(error)}; set HF_HOME to a"
+            f" folder with room that user {os.geteuid()} may write to"
+        )
+    elif isinstance(error, UnicodeEncodeError):
+        complaint = "HF_TOKEN, or the token saved in HF_HOME, has characters that no token has"
     else:
         summary = (str(error).strip() or type(error).__name__).splitlines()[0]
-        reason = f"the Hub cannot be reached ({summary}), and the cache has no copy of it"
-    return StartupError(f"--model-id {model_id}: {reason}")
+        complaint = f"the Hub cannot be reached ({summary}), and the cache has no copy of it"
+    return StartupError(f"--model-id {model_id}: {complaint}")

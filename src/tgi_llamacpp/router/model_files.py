@@ -7,6 +7,7 @@ hub_files.py's affair. Called once, by the router as it starts.
 from __future__ import annotations
 
 import logging
+import os
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from pathlib import Path
 
 from tgi_llamacpp.config import ServerConfig
 from tgi_llamacpp.errors import StartupError
+from tgi_llamacpp.files import Kind, find_below, kind, path_of, unreadable
 from tgi_llamacpp.router import hub_files
 
 logger = logging.getLogger(__name__)
@@ -41,13 +43,14 @@ def find_model(config: ServerConfig) -> ModelFiles:
 
     Raises StartupError: nothing there, or no GGUF among it.
     """
-    source = Path(config.model_id).expanduser()
-    if source.is_dir():
+    source = path_of(config.model_id)
+    found = _local_kind(config.model_id)
+    if found == "folder":
         return ModelFiles(_local_gguf(source, config.model_gguf), source)
-    if source.is_file():
+    if found is not None:
         return _single_file(source, config.model_gguf)
     if not _is_hub_id(config.model_id):
-        raise StartupError(f"--model-id {config.model_id}: there is no such file or folder")
+        raise StartupError(_not_here(config.model_id))
     return _from_hub(config)
 
 
@@ -60,9 +63,8 @@ def choose_gguf(names: Iterable[str], asked: str | None) -> str | None:
     """
     choices = sorted(name for name in names if _is_weights(name))
     if asked is not None:
-        for name in choices:
-            if asked in (name, Path(name).name):
-                return name
+        if (name := _named(asked, choices)) is not None:
+            return name
         raise StartupError(_not_found(asked, choices))
     for wanted in _PREFERRED:
         for name in choices:
@@ -74,56 +76,106 @@ def choose_gguf(names: Iterable[str], asked: str | None) -> str | None:
 def parts(name: str) -> list[str]:
     """The names of all parts of a model, which is `name` alone where it is not split."""
     match = _SPLIT.search(name)
-    if match is None:
+    if match is None or int(match[2]) == 0:
         return [name]
     total = match[2]
     stem = name[: match.start()]
     return [f"{stem}-{i:05}-of-{total}{name[-5:]}" for i in range(1, int(total) + 1)]
 
 
+def _named(asked: str, choices: list[str]) -> str | None:
+    """The one that is asked for: by its path, its name, or its name in other letters."""
+    for name in choices:
+        if asked in (name, Path(name).name):
+            return name
+    folded = asked.casefold()
+    alike = [name for name in choices if folded in (name.casefold(), Path(name).name.casefold())]
+    return alike[0] if len(alike) == 1 else None
+
+
+def _is_gguf(name: str) -> bool:
+    """Whether it is named as one, and no dot file, such as macOS leaves beside each file."""
+    path = Path(name)
+    is_hidden = any(part.startswith(".") for part in path.parts)
+    return path.suffix.lower() == ".gguf" and not is_hidden
+
+
 def _is_weights(name: str) -> bool:
     """Whether it is a GGUF of a language model, and no later part of one."""
     file = Path(name).name.lower()
-    if not file.endswith(".gguf") or any(side in file for side in _SIDE_FILES):
+    if not _is_gguf(name) or any(side in file for side in _SIDE_FILES):
         return False
     match = _SPLIT.search(file)
     return match is None or int(match[1]) == 1
 
 
 def _is_hub_id(model_id: str) -> bool:
-    return _HUB_ID.fullmatch(model_id) is not None and not model_id.endswith(".gguf")
+    return _HUB_ID.fullmatch(model_id) is not None and not model_id.lower().endswith(".gguf")
+
+
+def _local_kind(text: str) -> Kind | None:
+    """What a setting names here. What may be meant for the Hub is not looked for where the working
+    directory is closed to the server."""
+    if not os.path.isabs(path_of(text)) and not os.access(os.curdir, os.X_OK):
+        return None
+    return kind(path_of(text))
 
 
 def _single_file(gguf: Path, asked: str | None) -> ModelFiles:
     """--model-id names a GGUF. Its folder's tokenizer is its own only where it is alone there."""
-    if gguf.suffix.lower() != ".gguf":
-        raise StartupError(f"--model-id {gguf}: a file must be a .gguf")
-    if asked is not None and Path(asked).resolve() != gguf.resolve():
+    if asked is not None and os.path.realpath(path_of(asked)) != os.path.realpath(gguf):
         raise StartupError(f"--model-id {gguf} and --model-gguf {asked} name different files")
     _check_parts(gguf)
-    models = [path for path in gguf.parent.glob("*.gguf") if _is_weights(path.name)]
-    return ModelFiles(gguf, gguf.parent if models == [gguf] else None)
+    return ModelFiles(gguf, gguf.parent if _models_in(gguf.parent) == [gguf.name] else None)
+
+
+def _models_in(folder: Path) -> list[str]:
+    try:
+        return [name for name in os.listdir(folder) if _is_weights(name)]
+    except OSError:  # it may be entered and not listed
+        return []
 
 
 def _local_gguf(folder: Path, asked: str | None) -> Path:
     """The weights that go with a local folder."""
-    if asked is not None and Path(asked).expanduser().is_file():
+    if asked is not None and _is_local(asked):
         return _asked_file(asked)
-    names = [str(path.relative_to(folder)) for path in folder.rglob("*.gguf")]
-    name = choose_gguf(names, asked)
-    if name is None:
-        raise StartupError(
-            f"--model-id {folder}: no GGUF file in this folder; name one with --model-gguf"
-        )
-    _log_choice(names, name)
+    if asked is not None and kind(folder / path_of(asked)) == "file":
+        name = asked
+    else:
+        names, errors = find_below(folder)
+        chosen = choose_gguf(names, asked) if names or not errors else None
+        if chosen is None:
+            raise _without_model(folder, names, errors)
+        _log_choice(names, chosen)
+        name = chosen
     _check_parts(folder / name)
     return folder / name
 
 
+def _without_model(folder: Path, names: list[str], errors: list[OSError]) -> StartupError:
+    """A folder was searched, and no language model was found."""
+    if errors:
+        return unreadable(Path(errors[0].filename), errors[0])
+    others = [name for name in names if _is_gguf(name)]
+    remedy = "name one with --model-gguf"
+    if others:
+        found = f"no first part of a language model among its GGUF files, such as {others[0]}"
+    elif not names and folder.suffix.lower() == ".gguf":
+        found = "it is an empty folder, as a container has where the file to mount was not found"
+        remedy = "check the path on the host"
+    else:
+        found = "no GGUF file in this folder"
+    return StartupError(f"--model-id {folder}: {found}; {remedy}")
+
+
 def _asked_file(asked: str) -> Path:
-    path = Path(asked).expanduser()
-    if not path.is_file():
+    path = path_of(asked)
+    found = kind(path)
+    if found is None:
         raise StartupError(f"--model-gguf {asked}: there is no such file")
+    if found == "folder":
+        raise StartupError(f"--model-gguf {asked} is a folder; name the .gguf file in it")
     _check_parts(path)
     return path
 
@@ -131,7 +183,7 @@ def _asked_file(asked: str) -> Path:
 def _from_hub(config: ServerConfig) -> ModelFiles:
     """A Hub model: its small files, and its weights unless --model-gguf is a local path."""
     asked = config.model_gguf
-    if asked is not None and (Path(asked).expanduser().is_file() or _looks_local(asked)):
+    if asked is not None and _is_local(asked):
         return _local_weights_of_hub_model(config, asked)
     repository = hub_files.open_repository(config.model_id, config.revision)
     name = choose_gguf(repository.names, config.model_gguf)
@@ -161,14 +213,45 @@ def _local_weights_of_hub_model(config: ServerConfig, asked: str) -> ModelFiles:
     return ModelFiles(gguf, folder, repository.sha, repository.pipeline_tag)
 
 
-def _looks_local(name: str) -> bool:
-    return name.startswith(("/", "./", "../", "~"))
+def _is_local(asked: str) -> bool:
+    """Whether --model-gguf is a path, and not the name of one of the model's files."""
+    return asked.startswith(("/", "./", "../", "~")) or _local_kind(asked) == "file"
 
 
 def _check_parts(gguf: Path) -> None:
-    missing = [part for part in parts(str(gguf)) if not Path(part).is_file()]
+    """All parts are there.
+
+    Raises StartupError, also where a link leads nowhere.
+    """
+    names = parts(str(gguf))
+    missing = [name for name in names if kind(Path(name)) is None]
     if missing:
-        raise StartupError(f"{gguf} is split, and {len(missing)} parts are missing: {missing[0]}")
+        raise StartupError(
+            f"{gguf} is one of {len(names)} parts, and {len(missing)} of them cannot be found:"
+            f" {missing[0]}; download all parts"
+        )
+
+
+def _not_here(model_id: str) -> str:
+    """Why a --model-id that is no file, folder or id of the Hub is not served."""
+    if "://" in model_id:
+        return f"--model-id {model_id}: URLs are not read; give the Hub's id, such as org/model"
+    name, _, tag = model_id.partition(":")
+    if tag and _is_hub_id(name):
+        return (
+            f"--model-id {model_id}: an id of the Hub has no tag; give --model-id {name}, and the"
+            " name of its file as --model-gguf"
+        )
+    path = path_of(model_id)
+    place = "" if path.is_absolute() else f" in {_working_directory()}"
+    return f"--model-id {model_id}: there is no such file or folder{place}"
+
+
+def _working_directory() -> str:
+    try:
+        return os.getcwd()
+    except OSError:
+        return "the working directory, which is gone"
 
 
 def _log_choice(names: Iterable[str], taken: str) -> None:

@@ -16,6 +16,7 @@ from tgi_llamacpp import flags
 from tgi_llamacpp.config import EngineConfig, ServerConfig
 from tgi_llamacpp.derive import Derived, derive, engine_config
 from tgi_llamacpp.errors import StartupError
+from tgi_llamacpp.files import path_of, unreadable
 from tgi_llamacpp.machine import usable_cpus, usable_memory_bytes
 from tgi_llamacpp.messages import Ready
 from tgi_llamacpp.router.chat import ChatTemplate, load_chat_template
@@ -85,7 +86,7 @@ def prepare(config: ServerConfig, name: str | None) -> Preparation:
     derived = derive(config, usable_cpus(), metadata.context_length, usable_memory_bytes())
     for note in derived.notes:
         logger.info("%s", note)
-    override = Path(config.tokenizer_config_path) if config.tokenizer_config_path else None
+    override = path_of(config.tokenizer_config_path) if config.tokenizer_config_path else None
     tokenizer = load_tokenizer(metadata, folder=files.folder, tokenizer_config_path=override)
     template = load_chat_template(
         metadata, tokenizer, folder=files.folder, tokenizer_config_path=override
@@ -142,6 +143,5 @@ def _state_of(path: Path) -> FileState:
     try:
         state = path.stat()
     except OSError as error:
-        reason = (error.strerror or str(error)).lower()
-        raise StartupError(f"{path} cannot be read: {reason}") from error
+        raise unreadable(path, error) from error
     return str(path), state.st_dev, state.st_ino, state.st_size, state.st_mtime_ns

@@ -20,7 +20,7 @@ import uvloop
 from tgi_llamacpp import __version__, logs
 from tgi_llamacpp.config import ServerConfig
 from tgi_llamacpp.derive import derive
-from tgi_llamacpp.errors import EngineFailedError, StartupError
+from tgi_llamacpp.errors import EngineFailedError, StartupError, reason
 from tgi_llamacpp.machine import usable_cpus
 from tgi_llamacpp.messages import Ready
 from tgi_llamacpp.router import http_server
@@ -88,13 +88,9 @@ def _bind(config: ServerConfig) -> socket.socket:
         return http_server.bind(config.hostname, config.listen_port)
     except OSError as error:
         raise StartupError(
-            f"cannot listen on {config.hostname}:{config.listen_port}: {_reason(error)};"
+            f"cannot listen on {config.hostname}:{config.listen_port}: {reason(error)};"
             " choose another --port or --hostname"
         ) from error
-
-
-def _reason(error: OSError) -> str:
-    return (error.strerror or str(error)).lower()
 
 
 async def _serve(launch: Launch, reload: Reload) -> None:
@@ -225,7 +221,7 @@ def _listen(launch: Launch) -> None:
         launch.sock.listen(http_server.BACKLOG)
     except OSError as error:  # another server bound the port as well, and was quicker
         port = launch.config.listen_port
-        raise StartupError(f"cannot listen on port {port}: {_reason(error)}") from error
+        raise StartupError(f"cannot listen on port {port}: {reason(error)}") from error
 
 
 def _announce(launch: Launch) -> None:

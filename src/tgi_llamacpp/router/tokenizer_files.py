@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from tgi_llamacpp.errors import StartupError
+from tgi_llamacpp.files import find_below, kind, unreadable, without_mark
 
 SPECIAL_TOKEN_NAMES = (
     "bos_token",
@@ -35,11 +36,14 @@ class TokenizerFiles:
         self._config_path = config_path
 
     def path(self, name: str) -> Path | None:
-        """The file of that name, if there is one."""
+        """The file of that name, if there is one.
+
+        Raises StartupError: it cannot be told, or it is a link that leads nowhere.
+        """
         if self._folder is None:
             return None
         path = self._folder / name
-        return path if path.is_file() else None
+        return path if kind(path) == "file" else None
 
     @cached_property
     def config(self) -> dict[str, Any]:
@@ -58,6 +62,21 @@ class TokenizerFiles:
         path = self.path(name)
         return {} if path is None else read_json(path)
 
+    def chat_templates(self) -> dict[str, str]:
+        """The text of chat_template.jinja as `default`, and of those in chat_templates/ beside it.
+
+        {} where there is no chat_template.jinja.
+        """
+        default = self.path("chat_template.jinja")
+        if default is None:
+            return {}
+        folder = default.parent / "chat_templates"
+        names, errors = find_below(folder) if kind(folder) == "folder" else ([], [])
+        if errors:
+            raise unreadable(folder, errors[0])
+        named = [folder / name for name in names if Path(name).match("*.jinja")]
+        return {path.stem: _read_text(path) for path in named} | {"default": _read_text(default)}
+
     def special_tokens(self) -> dict[str, str]:
         """The named special tokens that the files give, such as {"bos_token": "<s>"}."""
         config, token_map = self.config, self.read("special_tokens_map.json")
@@ -74,6 +93,17 @@ class TokenizerFiles:
         return [i for i in ids if isinstance(i, int) and not isinstance(i, bool)]
 
 
+def read_bytes(path: Path) -> bytes:
+    """What a text file holds, without its byte order mark.
+
+    Raises StartupError: it cannot be read.
+    """
+    try:
+        return without_mark(path.read_bytes())
+    except OSError as error:
+        raise unreadable(path, error) from error
+
+
 def read_json(path: Path) -> dict[str, Any]:
     """The JSON object in a file.
 
@@ -81,15 +111,16 @@ def read_json(path: Path) -> dict[str, Any]:
         StartupError: the file cannot be read, or holds no JSON object.
     """
     try:
-        value = json.loads(path.read_bytes())
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise StartupError(f"{path} cannot be read: {reason}; check the path") from error
-    except ValueError as error:
+        value = json.loads(read_bytes(path))
+    except (ValueError, RecursionError) as error:
         raise StartupError(f"{path} is not JSON: {error}; download it again") from error
     if not isinstance(value, dict):
         raise StartupError(f"{path} holds no JSON object; download it again")
     return value
+
+
+def _read_text(path: Path) -> str:
+    return read_bytes(path).decode("utf-8", "replace")
 
 
 def _token_text(value: object) -> str | None:

@@ -15,6 +15,7 @@ from tokenizers import Tokenizer
 
 from tgi_llamacpp.errors import StartupError
 from tgi_llamacpp.router.gguf_metadata import GgufMetadata, TokenType
+from tgi_llamacpp.router.tokenizer_files import read_bytes
 
 _PADDING = re.compile(r"\[(PAD|UNUSED|EMPTY_)\d+\]|<unused\d+>", re.IGNORECASE)
 _OWN_FILES = "give the model's own tokenizer files"
@@ -29,11 +30,10 @@ def read_tokenizer_json(path: Path) -> Tokenizer:
         StartupError: the file is not what the tokenizers library writes.
     """
     try:
-        text = path.read_text("utf-8")
+        text = read_bytes(path).decode()
         tokenizer = Tokenizer.from_str(_without_slow_patterns(text))
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise StartupError(f"{path} cannot be read: {reason}; check the path") from error
+    except StartupError:
+        raise
     except Exception as error:  # the binding raises Exception itself
         raise StartupError(f"{path} is no tokenizer: {error}; download it again") from error
     tokenizer.no_truncation()
