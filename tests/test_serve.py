@@ -16,7 +16,7 @@ import pytest
 
 import tgi_llamacpp
 from tests.fake_hub import serve_hub
-from tests.server_process import PATIENCE_S, ServerProcess, Watched
+from tests.server_process import PATIENCE_S, ServerProcess, Watched, copy_of_demo_model
 
 DEMO = Path(tgi_llamacpp.__file__).parent / "demo"
 CAPITAL = {
@@ -154,6 +154,29 @@ class TestStart:
         assert "--defrag-threshold, --usage-stats: no effect here" in warnings[0]
 
 
+@pytest.mark.parametrize(
+    "locale", [{}, {"PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0", "LC_ALL": "POSIX"}]
+)
+@pytest.mark.parametrize("name", [b"mod\xe8le", "modèle".encode()])
+def test_a_path_in_any_bytes_is_served_in_any_locale(
+    tmp_path: Path, name: bytes, locale: dict[str, str]
+) -> None:
+    folder = tmp_path / os.fsdecode(name)
+    model = copy_of_demo_model(folder).rename(folder / "DEMO.GGUF")
+    flags = (f"--model-id={model}", "--json-output", "--max-batch-size=1")
+    with ServerProcess("serve", *flags, **locale) as process:
+        shown = str(folder / "DEMO.GGUF").replace("\udce8", "\ufffd")
+        assert httpx.get(process.url + "/info").json()["model_id"] == shown
+        (listed,) = httpx.get(process.url + "/v1/models").json()["data"]
+        assert listed["id"] == shown
+        body = {"inputs": "hi", "parameters": {"max_new_tokens": 2}}
+        answer = httpx.post(process.url + "/generate", json=body, timeout=60)
+        assert answer.status_code == 200
+        assert process.stop() == 0
+    messages = [json.loads(line)["message"] for line in process.log]
+    assert any(name.decode("utf-8", "backslashreplace") in message for message in messages)
+
+
 class TestMistakes:
     """One sentence that starts with Error, an exit code, no traceback, nothing on stdout."""
 
@@ -170,6 +193,15 @@ class TestMistakes:
     def test_a_missing_model(self) -> None:
         error = self.fails(ServerProcess("serve", "--model-id=/no/model.gguf"), 1)
         assert error == "Error: --model-id /no/model.gguf: there is no such file or folder"
+
+    def test_a_model_that_is_not_said(self, tmp_path: Path) -> None:
+        """Also where there is one below the working directory."""
+        assert "--model-id is required" in self.fails(ServerProcess("serve", "--model-id="), 2)
+
+    def test_a_path_that_is_no_utf8(self, tmp_path: Path) -> None:
+        path = tmp_path / os.fsdecode(b"mod\xe8le.gguf")
+        error = self.fails(ServerProcess("serve", f"--model-id={path}"), 1)
+        assert f"{tmp_path}/mod\\xe8le.gguf: there is no such file or folder" in error
 
     def test_a_folder_without_a_gguf(self, tmp_path: Path) -> None:
         error = self.fails(ServerProcess("serve", f"--model-id={tmp_path}"), 1)

@@ -25,7 +25,8 @@ Port = Annotated[int, msgspec.Meta(ge=0, le=65535)]
 class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
     """Everything the engine process needs; all values are resolved (no None for "derive")."""
 
-    model_path: str  # a .gguf file
+    model_path: str  # a GGUF file
+    raw_model_path: bytes = b""  # where its bytes are no UTF-8
     max_total_tokens: int  # prompt and output of one sequence; at most the model's context
     max_batch_total_tokens: int  # the budget
     max_physical_batch_total_tokens: int  # rows of one ubatch, and of one step
@@ -53,6 +54,11 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
     extra_eog_ids: list[int] = []  # of generation_config.json
     log_level: str = "info"
     json_output: bool = False
+
+    @property
+    def model_path_bytes(self) -> bytes:
+        """What the system opens, whatever encoding Python takes the locale's to be."""
+        return self.raw_model_path or self.model_path.encode()
 
     def is_kv_unified(self, max_slot_tokens: int) -> bool:
         """Whether slots share one pool of the budget's size, or have max_slot_tokens each."""

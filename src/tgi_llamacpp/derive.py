@@ -7,6 +7,7 @@ is looked for (so that a mistake costs no download) and once when its context is
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field
 
 from tgi_llamacpp.config import (
@@ -96,9 +97,12 @@ def engine_config(
     config: ServerConfig, derived: Derived, model_path: str, extra_eog_ids: list[int]
 ) -> EngineConfig:
     """What the engine gets in its Start frame."""
+    path_bytes = os.fsencode(model_path)
+    shown_path = path_bytes.decode("utf-8", "replace")
     is_one_gpu = config.split_mode.isdecimal()
     return EngineConfig(
-        model_path=model_path,
+        model_path=shown_path,
+        raw_model_path=b"" if shown_path.encode() == path_bytes else path_bytes,
         max_total_tokens=derived.max_total_tokens,
         max_batch_total_tokens=derived.max_batch_total_tokens,
         max_physical_batch_total_tokens=derived.max_physical_batch_total_tokens,

@@ -6,6 +6,7 @@ counts and times. Called once by each process as it starts.
 
 from __future__ import annotations
 
+import io
 import logging
 import re
 import sys
@@ -32,6 +33,8 @@ def setup(process: str, log_level: str, json_output: bool) -> None:
     process: "router" or "engine", the name on each line. log_level: a level's name, or a filter
     directive of which the level without a target counts.
     """
+    if json_output and isinstance(sys.stderr, io.TextIOWrapper):
+        sys.stderr.reconfigure(encoding="utf-8")  # JSON's, whatever the locale's is
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonFormatter(process) if json_output else LineFormatter(process))
     level = level_of(log_level)
@@ -53,7 +56,15 @@ def level_of(log_level: str) -> int:
 
 def escape(text: str) -> str:
     """Control characters and line ends as escapes: a record stays one line, whatever it quotes."""
-    return _CONTROL.sub(lambda match: match[0].encode("unicode_escape").decode(), text)
+    return _CONTROL.sub(lambda match: match[0].encode("unicode_escape").decode(), readable(text))
+
+
+def readable(text: str) -> str:
+    """Bytes that Python could not decode, as of a path, become `\\xe8`; so the text has a UTF-8."""
+    try:
+        return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    except UnicodeEncodeError:  # a lone surrogate of a client
+        return text.encode("utf-8", "backslashreplace").decode()
 
 
 def _timestamp(record: logging.LogRecord) -> str:
@@ -93,10 +104,10 @@ class JsonFormatter(logging.Formatter):
         entry = {
             "timestamp": _timestamp(record),
             "level": _level(record),
-            "message": record.getMessage(),
+            "message": readable(record.getMessage()),
             "target": record.name,
             "process": self._process,
         }
         if record.exc_info:
-            entry["exception"] = self.formatException(record.exc_info)
+            entry["exception"] = readable(self.formatException(record.exc_info))
         return msgspec.json.encode(entry).decode()

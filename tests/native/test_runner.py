@@ -6,11 +6,13 @@ shows.
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import gguf
 import msgspec
 import numpy as np
 import pytest
@@ -20,6 +22,7 @@ from tgi_llamacpp.engine.runner import Int32s, Plan, StepResult, StepStatus
 from tgi_llamacpp.errors import RunnerError, StartupError
 from tgi_llamacpp.messages import SamplingParams
 from tgi_llamacpp.native import Model, Runner, _aside
+from tgi_llamacpp.router.gguf_metadata import read_metadata
 
 DEMO = Path(__file__).parents[2] / "src/tgi_llamacpp/demo/demo.gguf"
 CONFIG = EngineConfig(
@@ -261,6 +264,34 @@ def test_a_truncated_file_is_one_sentence(tmp_path: Path) -> None:
     path.write_bytes(DEMO.read_bytes()[:100_000])
     with pytest.raises(StartupError, match=r"Failed to load model .*cut\.gguf: "):
         Model(msgspec.structs.replace(CONFIG, model_path=str(path)))
+
+
+@pytest.mark.parametrize("suffix", ["gguf", "GGUF"])
+def test_a_model_in_parts_is_loaded_from_any_path(tmp_path: Path, suffix: str) -> None:
+    folder = tmp_path / os.fsdecode(b"mod\xe8le")
+    folder.mkdir()
+    whole = gguf.GGUFReader(DEMO)
+    half = len(whole.tensors) // 2
+    for number, tensors in enumerate((whole.tensors[:half], whole.tensors[half:])):
+        part = gguf.GGUFWriter(folder / f"m-{number + 1:05}-of-00002.{suffix}", "llama")
+        for field in whole.fields.values() if number == 0 else ():
+            if not field.name.startswith(("GGUF.", "general.architecture")):
+                kinds = [*field.types, None]
+                part.add_key_value(field.name, field.contents(), kinds[0], kinds[1])
+        part.add_uint16("split.no", number)
+        part.add_uint16("split.count", 2)
+        part.add_int32("split.tensors.count", len(whole.tensors))
+        for tensor in tensors:
+            part.add_tensor(tensor.name, tensor.data, raw_dtype=tensor.tensor_type)
+        part.write_header_to_file()
+        part.write_kv_data_to_file()
+        part.write_tensors_to_file()
+        part.close()
+    path = os.fsencode(folder / f"m-00001-of-00002.{suffix}")
+    config = msgspec.structs.replace(CONFIG, model_path="shown", raw_model_path=path)
+    model = Model(config)
+    assert model.num_vocab == read_metadata(DEMO).num_vocab
+    model.close()
 
 
 def test_a_load_can_be_given_up(model: Model) -> None:

@@ -14,6 +14,7 @@ import struct
 
 from libc.stdint cimport int32_t
 from libcpp cimport bool as cbool
+from libcpp.vector cimport vector
 
 from tgi_llamacpp.errors import StartupError
 from tgi_llamacpp.native cimport llama as ll
@@ -39,6 +40,18 @@ _SPLIT_MODES = {
     "layer": ll.LLAMA_SPLIT_MODE_LAYER,
     "row": ll.LLAMA_SPLIT_MODE_ROW,
 }
+
+
+# llama.cpp finds the other parts by itself where the suffix is in small letters.
+_FIRST_PART = re.compile(rb"(.+-)00001-of-(\d{5})(\.gguf)", re.IGNORECASE | re.DOTALL)
+
+
+def _part_paths(path):
+    """What llama.cpp has to be told of: the model's file, or all parts where it misses the others."""
+    match = _FIRST_PART.fullmatch(path)
+    if match is None or match[3] == b".gguf" or int(match[2]) == 0:
+        return [path]
+    return [b"%b%05d-of-%b%b" % (match[1], i, match[2], match[3]) for i in range(1, int(match[2]) + 1)]
 
 
 class _LogLines:
@@ -125,11 +138,18 @@ cdef class Model:
         params.use_extra_bufts = config.repack
         params.progress_callback = _on_progress
         params.progress_callback_user_data = <void*>on_progress
-        path = os.fsencode(config.model_path)
-        cdef const char* c_path = path
+        paths = _part_paths(config.model_path_bytes)
+        cdef vector[const char*] c_paths
+        for path in paths:
+            c_paths.push_back(<const char*>path)
         log_lines.forget_error()
         with nogil:
-            self._model = ll.llama_model_load_from_file(c_path, params)
+            if c_paths.size() == 1:
+                self._model = ll.llama_model_load_from_file(c_paths[0], params)
+            else:
+                self._model = ll.llama_model_load_from_splits(
+                    c_paths.data(), c_paths.size(), params
+                )
         if self._model == NULL:
             reason = log_lines.error or "llama.cpp gave no reason"
             raise StartupError(f"Failed to load model {config.model_path}: {reason}")

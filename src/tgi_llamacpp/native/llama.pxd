@@ -147,6 +147,8 @@ cdef extern from "llama.h" nogil:
 
     llama_model_params llama_model_default_params()
     llama_model* llama_model_load_from_file(const char* path, llama_model_params params)
+    llama_model* llama_model_load_from_splits(
+        const char** paths, size_t n_paths, llama_model_params params)
     void llama_model_free(llama_model* model)
     const llama_vocab* llama_model_get_vocab(const llama_model* model)
     int32_t llama_model_n_ctx_train(const llama_model* model)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import threading
 from dataclasses import dataclass
 from pathlib import Path
@@ -96,7 +97,7 @@ def prepare(config: ServerConfig, name: str | None) -> Preparation:
     return Preparation(
         config=config,
         derived=derived,
-        name=name or config.model_id,
+        name=name or _shown(config.model_id),
         files=files,
         weights=weights,
         metadata=metadata,
