@@ -89,7 +89,7 @@ class TestFlags:
         config = flags.parse([], {"MODEL_ID": "m", flag.variable: text})
         assert getattr(config, flag.name) != getattr(parse(), flag.name)
 
-    @pytest.mark.parametrize("text", ["1", "True", "TRUE", "yes", ""])
+    @pytest.mark.parametrize("text", ["1", "True", "TRUE", "yes"])
     def test_a_boolean_variable_is_true_or_false_and_nothing_else(self, text: str) -> None:
         with pytest.raises(UsageError, match="JSON_OUTPUT: possible values are true, false"):
             parse(JSON_OUTPUT=text)
@@ -98,12 +98,40 @@ class TestFlags:
         assert parse(JSON_OUTPUT="false").json_output is False
         assert parse("--json-output", JSON_OUTPUT="false").json_output is True
 
-    def test_an_empty_text_variable_is_unset(self) -> None:
-        assert parse(MODEL_GGUF="").model_gguf is None
+    def test_every_empty_variable_is_unset(self) -> None:
+        """As compose files and scripts set them from variables that are unset."""
+        empty = {flag.variable: "" for flag in flags.FLAGS if flag.variable}
+        assert parse(**empty) == parse()
+        with pytest.raises(UsageError, match="--model-id is required, or MODEL_ID"):
+            flags.parse([], empty)
 
-    def test_an_empty_key_is_refused_since_it_would_open_the_server(self) -> None:
-        with pytest.raises(UsageError, match="API_KEY: a key cannot be empty"):
-            parse(API_KEY="")
+    def test_an_empty_text_of_the_command_line_is_unset(self) -> None:
+        texts = ["--model-gguf=", "--revision=", "--hostname=", "--config=", "--cors-allow-origin="]
+        assert parse(*texts, "--tokenizer-config-path=") == parse()
+        assert parse("--revision=", REVISION="v2").revision == "v2"
+        with pytest.raises(UsageError, match="--model-id is required, or MODEL_ID"):
+            flags.parse(["--model-id", ""], {})
+
+    @pytest.mark.parametrize("option", ["--port", "--max-total-tokens", "--numa"])
+    def test_an_empty_number_or_name_of_the_command_line_is_named(self, option: str) -> None:
+        with pytest.raises(UsageError, match=f"invalid value '' for {option}: "):
+            parse(f"{option}=")
+
+    @pytest.mark.parametrize("name", ["key", "key-file"])
+    def test_an_empty_key_is_refused_since_it_would_open_the_server(self, name: str) -> None:
+        with pytest.raises(UsageError, match=f"--api-{name}: a "):
+            parse(f"--api-{name}=")
+
+    def test_empty_variables_of_keys_are_told(self) -> None:
+        assert flags.empty_keys({"API_KEY": "", "API_KEY_FILE": "x"}) == ["API_KEY"]
+        assert flags.empty_keys({}) == []
+
+    def test_a_path_keeps_bytes_that_are_no_utf8_and_nothing_else_has_any(self) -> None:
+        text = os.fsdecode(b"mod\xe8le")
+        assert flags.parse(["--model-id", text], {"MODEL_GGUF": text}).model_gguf == text
+        for name in ("revision", "api-key", "cors-allow-origin"):
+            with pytest.raises(UsageError, match=f"for --{name}: it is not UTF-8"):
+                parse(f"--{name}={text}")
 
     def test_origins_may_be_repeated(self) -> None:
         assert parse("--cors-allow-origin", "a", "--cors-allow-origin=b").cors_allow_origin == [
@@ -208,6 +236,8 @@ class TestFileOfSettings:
             ("port = true", "invalid value 'true' for `port`"),
             ("json-output = 1", "possible values are true, false"),
             ("api-key = ''", "a key cannot be empty"),
+            ("port = ''", "invalid value '' for `port`"),
+            ("model-id = '/models/\\u0000'".replace("'", '"'), "`model-id` has a zero byte"),
             ("port = [81]", "`port` must be a text"),
             ("numa = ['isolate']", "`numa` takes one value, and no list"),
             ("port = 2026-01-01", "`port` must be a text, a number, true or false"),
@@ -285,7 +315,71 @@ class TestDerivedValues:
         assert derived.max_total_tokens == 512
         assert derived.max_input_tokens == 256
         assert derived.max_batch_total_tokens == 8 * 512
-        assert derived.notes[0] == "max_total_tokens is 512, the model's context, and not 2048"
+        assert derived.notes == [
+            "max_total_tokens is 512, the model's context, and not 2048",
+            "max_input_tokens is 256, half of max_total_tokens",
+        ]
+
+    @pytest.mark.parametrize(
+        ("arguments", "context", "expected"),
+        [
+            # flags -> max_input_tokens, max_total_tokens, max_batch_size, max_batch_total_tokens
+            ("max-total=512", None, (256, 512, 8, 4096)),
+            ("max-total=2", None, (1, 2, 8, 16)),
+            ("max-total=8192", None, (1024, 8192, 8, 65536)),
+            ("max-total=8192", 600, (300, 600, 8, 4800)),
+            ("max-total=512 max-input=511", None, (511, 512, 8, 4096)),
+            ("max-input=100", None, (100, 2048, 8, 16384)),
+            ("max-input=3000", None, (3000, 4024, 8, 32192)),
+            ("max-input=3000", 3500, (3000, 3500, 8, 28000)),
+            ("max-batch-total=1000", None, (500, 1000, 8, 1000)),
+            ("max-batch-total=1000 max-input=900", None, (900, 1000, 8, 1000)),
+            ("max-batch-total=1000 max-total=300", None, (150, 300, 8, 1000)),
+            ("max-batch-total=1000 max-batch-size=4", None, (500, 1000, 4, 1000)),
+            ("max-batch-total=1000 max-batch-size=4 kv-layout=split", None, (125, 250, 4, 1000)),
+            ("max-batch-total=4096 kv-layout=split", None, (1024, 2048, 2, 4096)),
+            ("max-batch-total=1000 max-total=300 kv-layout=split", None, (150, 300, 3, 1000)),
+            ("max-batch-size=256 max-total=100000000", 4096, (1024, 4096, 256, 1 << 20)),
+        ],
+    )
+    def test_a_limit_that_nobody_set_follows_from_those_that_are(
+        self, arguments: str, context: int | None, expected: tuple[int, ...]
+    ) -> None:
+        lengths = ("max-total", "max-input", "max-batch-total")
+        options = {name: f"--{name}-tokens" for name in lengths}
+        words = [text.partition("=") for text in arguments.split()]
+        given = {options.get(name, f"--{name}"): value for name, _, value in words}
+        texts = [f"{name}={value}" for name, value in given.items()]
+        config = parse(*texts)
+        derive(config, num_cpus=2)  # nothing contradicts itself before the model is known, either
+        derived = derive(config, num_cpus=2, context_tokens=context)
+        assert expected == (
+            derived.max_input_tokens,
+            derived.max_total_tokens,
+            derived.max_batch_size,
+            derived.max_batch_total_tokens,
+        )
+        variables = {name[2:].upper().replace("-", "_"): value for name, value in given.items()}
+        assert parse(**variables) == config
+
+    @pytest.mark.parametrize(
+        ("arguments", "context", "reason"),
+        [
+            (["--max-input-tokens=600"], 512, "Given: 600 and 512, the model's context"),
+            (
+                ["--max-input-tokens=600", "--max-batch-total-tokens=512"],
+                None,
+                "Given: 600 and 512, all that `max_batch_total_tokens` allows",
+            ),
+            (["--max-total-tokens=1"], None, "`max_total_tokens` must be >= 2"),
+        ],
+    )
+    def test_a_limit_that_leaves_no_room_is_named(
+        self, arguments: list[str], context: int | None, reason: str
+    ) -> None:
+        with pytest.raises(StartupError) as error:
+            derive(parse(*arguments), num_cpus=2, context_tokens=context)
+        assert reason in str(error.value)
 
     def test_a_longer_context_changes_nothing(self) -> None:
         assert derive(parse(), 2, context_tokens=131072) == derive(parse(), 2)
@@ -310,21 +404,23 @@ class TestDerivedValues:
     @pytest.mark.parametrize(
         ("arguments", "message"),
         [
-            (["--max-total-tokens=512"], "`max_input_tokens` must be < `max_total_tokens`"),
             (
-                ["--max-batch-total-tokens=2047"],
-                "`max_total_tokens` must be <= `max_batch_total_tokens`",
+                ["--max-total-tokens=512", "--max-input-tokens=1024"],
+                "`max_input_tokens` must be < `max_total_tokens`. Given: 1024 and 512",
+            ),
+            (
+                ["--max-batch-total-tokens=2047", "--max-total-tokens=2048"],
+                "`max_total_tokens` must be <= `max_batch_total_tokens`. Given: 2048 and 2047",
             ),
             (["--validation-workers=0"], "`validation_workers` must be > 0"),
             (["--max-batch-size=257"], "`max_batch_size` must be <= 256"),
             (["--max-top-n-tokens=65"], "`max_top_n_tokens` must be <= 64"),
-            (
-                ["--max-batch-size=256", "--max-total-tokens=100000000"],
-                "`max_batch_total_tokens` must be <= 2147483647",
-            ),
             (["--max-input-tokens=5", "--max-input-length=5"], "set only `max_input_tokens`"),
             (
-                ["--kv-layout=split", "--max-batch-size=16", "--max-batch-total-tokens=32767"],
+                [
+                    *("--kv-layout=split", "--max-batch-size=16"),
+                    *("--max-batch-total-tokens=32767", "--max-total-tokens=2048"),
+                ],
                 "--kv-layout split needs `max_batch_size` x `max_total_tokens` (32768) tokens of KV"
                 " cache, and `max_batch_total_tokens` is 32767: raise it",
             ),
@@ -386,6 +482,8 @@ class TestDerivedValues:
         assert (limits.max_best_of, limits.max_stop_sequences, limits.max_top_n_tokens) == (2, 4, 5)
         with pytest.raises(StartupError, match="lower --max-input-tokens"):
             router_config(config, derive(config, 2), "name", _ready(90))
+        limits = router_config(parse(), derive(parse(), 2), "name", _ready(90)).limits
+        assert (limits.max_input_tokens, limits.max_total_tokens) == (45, 90)
 
     def test_any_origin_may_be_spelled_as_a_star(self) -> None:
         config = parse("--cors-allow-origin", "*")

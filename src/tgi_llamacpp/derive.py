@@ -68,9 +68,11 @@ def derive(
     """
     n_threads = config.n_threads or num_cpus
     n_threads_batch = config.n_threads_batch or n_threads
-    max_batch_size = config.max_batch_size or _default_batch_size(n_threads_batch)
     max_input, max_total, notes = _lengths(config, context_tokens)
-    budget = config.max_batch_total_tokens or max_batch_size * max_total
+    max_batch_size = config.max_batch_size or _default_batch_size(
+        config, n_threads_batch, max_total
+    )
+    budget = config.max_batch_total_tokens or min(max_batch_size * max_total, MAX_INT32)
     physical = config.max_physical_batch_total_tokens or DEFAULT_PHYSICAL_BATCH_TOKENS
     derived = Derived(
         n_threads=n_threads,
@@ -89,7 +91,7 @@ def derive(
         ),
         notes=notes,
     )
-    _check(config, derived)
+    _check(config, derived, context_tokens)
     return derived
 
 
@@ -140,6 +142,8 @@ def router_config(config: ServerConfig, derived: Derived, name: str, ready: Read
     """
     max_total = min(derived.max_total_tokens, ready.max_sequence_tokens)
     max_input = derived.max_input_tokens
+    if _asked_input_tokens(config) is None:
+        max_input = _default_input_tokens(max_total)
     if max_input >= max_total:
         raise StartupError(
             f"`max_input_tokens` ({max_input}) must be < the {max_total} tokens that a request can"
@@ -171,8 +175,12 @@ def router_config(config: ServerConfig, derived: Derived, name: str, ready: Read
     )
 
 
-def _default_batch_size(n_threads_batch: int) -> int:
-    return min(max(MIN_DEFAULT_BATCH_SIZE, n_threads_batch), MAX_BATCH_SIZE)
+def _default_batch_size(config: ServerConfig, n_threads_batch: int, max_total: int) -> int:
+    """By the threads; where a share of the budget is asked for, as many as have one."""
+    size = min(max(MIN_DEFAULT_BATCH_SIZE, n_threads_batch), MAX_BATCH_SIZE)
+    if config.kv_layout == "split" and config.max_batch_total_tokens is not None:
+        return max(1, min(size, config.max_batch_total_tokens // max_total))
+    return size
 
 
 def _cache_ram_mib(config: ServerConfig, memory_bytes: int | None) -> int:
@@ -186,17 +194,34 @@ def _cache_ram_mib(config: ServerConfig, memory_bytes: int | None) -> int:
 def _lengths(config: ServerConfig, context_tokens: int | None) -> tuple[int, int, list[str]]:
     """(max_input_tokens, max_total_tokens, notes): what was asked for, cut to the model's context.
 
-    An input limit that nobody set follows a total that was cut.
+    One that nobody set follows from the others: a total from the input and the budget, an input
+    from the total.
     """
     asked_input = _asked_input_tokens(config)
-    max_total = config.max_total_tokens or DEFAULT_MAX_TOTAL_TOKENS
-    if context_tokens is None or max_total <= context_tokens:
-        return asked_input or DEFAULT_MAX_INPUT_TOKENS, max_total, []
-    notes = [f"max_total_tokens is {context_tokens}, the model's context, and not {max_total}"]
-    max_input = asked_input or min(DEFAULT_MAX_INPUT_TOKENS, context_tokens // 2)
+    max_total = config.max_total_tokens or _default_total_tokens(config, asked_input)
+    notes = []
+    if context_tokens is not None and max_total > context_tokens:
+        notes = [f"max_total_tokens is {context_tokens}, the model's context, and not {max_total}"]
+        max_total = context_tokens
+    elif config.max_total_tokens is None and max_total != DEFAULT_MAX_TOTAL_TOKENS:
+        notes = [f"max_total_tokens is {max_total}, by the limits that are set"]
+    max_input = asked_input or _default_input_tokens(max_total)
     if asked_input is None and max_input < DEFAULT_MAX_INPUT_TOKENS:
-        notes.append(f"max_input_tokens is {max_input}, half of that")
-    return max_input, context_tokens, notes
+        notes.append(f"max_input_tokens is {max_input}, half of max_total_tokens")
+    return max_input, max_total, notes
+
+
+def _default_total_tokens(config: ServerConfig, asked_input: int | None) -> int:
+    """Room for the longest prompt and an output as the defaults have it, within the budget."""
+    max_total = max(DEFAULT_MAX_TOTAL_TOKENS, (asked_input or 0) + DEFAULT_MAX_INPUT_TOKENS)
+    budget = config.max_batch_total_tokens or MAX_INT32
+    if config.kv_layout == "split":
+        budget //= config.max_batch_size or 1
+    return min(max_total, max(budget, 1))
+
+
+def _default_input_tokens(max_total: int) -> int:
+    return min(DEFAULT_MAX_INPUT_TOKENS, max(max_total // 2, 1))
 
 
 def _asked_input_tokens(config: ServerConfig) -> int | None:
@@ -209,14 +234,17 @@ def _asked_input_tokens(config: ServerConfig) -> int | None:
     return config.max_input_tokens or config.max_input_length
 
 
-def _check(config: ServerConfig, derived: Derived) -> None:
+def _check(config: ServerConfig, derived: Derived, context_tokens: int | None) -> None:
     """TGI's start-up checks, its third aside: see "Budget" in docs/architecture.md."""
     if config.validation_workers == 0:
         raise StartupError("`validation_workers` must be > 0")
+    if derived.max_total_tokens < 2:
+        raise StartupError("`max_total_tokens` must be >= 2, a token of prompt and one of output")
     if derived.max_input_tokens >= derived.max_total_tokens:
         raise StartupError(
             "`max_input_tokens` must be < `max_total_tokens`."
             f" Given: {derived.max_input_tokens} and {derived.max_total_tokens}"
+            f"{_why_total(config, derived, context_tokens)}"
         )
     if derived.max_total_tokens > derived.max_batch_total_tokens:
         raise StartupError(
@@ -228,17 +256,21 @@ def _check(config: ServerConfig, derived: Derived) -> None:
             f"`max_batch_size` must be <= {MAX_BATCH_SIZE}, llama.cpp's limit."
             f" Given: {derived.max_batch_size}"
         )
-    if derived.max_batch_total_tokens > MAX_INT32:
-        raise StartupError(
-            f"`max_batch_total_tokens` must be <= {MAX_INT32}, llama.cpp's limit."
-            f" Given: {derived.max_batch_total_tokens}"
-        )
     if config.max_top_n_tokens > MAX_TOP_TOKENS:
         raise StartupError(
             f"`max_top_n_tokens` must be <= {MAX_TOP_TOKENS}. Given: {config.max_top_n_tokens}"
         )
     _check_kv_layout(config, derived)
     _check_cache_types(config, derived.flash_attention)
+
+
+def _why_total(config: ServerConfig, derived: Derived, context_tokens: int | None) -> str:
+    """Where max_total_tokens is from, if it is not what was set."""
+    if derived.max_total_tokens == config.max_total_tokens:
+        return ""
+    if derived.max_total_tokens == context_tokens:
+        return ", the model's context"
+    return ", all that `max_batch_total_tokens` allows"
 
 
 def _check_kv_layout(config: ServerConfig, derived: Derived) -> None:

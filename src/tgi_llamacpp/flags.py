@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import os
 import types
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -72,8 +73,8 @@ FLAGS = (
     Flag("prefix_cache_scope", "Who shares computed prompts: requests of one API key, or all."),
     Flag("validation_workers", "Threads that tokenize prompts."),
     Flag("max_concurrent_requests", "Requests at once; one more gets a 429.", "2 x batch size"),
-    Flag("max_input_tokens", "Longest prompt, in tokens.", "1024"),
-    Flag("max_total_tokens", "Prompt and output of a request.", "2048, at most the context"),
+    Flag("max_input_tokens", "Longest prompt, in tokens.", "1024, at most half the total"),
+    Flag("max_total_tokens", "Prompt and output of a request.", "2048, or as other limits allow"),
     Flag("max_batch_total_tokens", "Tokens of all running requests.", "batch size x total tokens"),
     Flag("max_physical_batch_total_tokens", "Most tokens that one step computes.", "512"),
     Flag("max_batch_size", "Requests that run at once.", "n_threads_batch, at least 8"),
@@ -124,6 +125,9 @@ def _types() -> dict[str, Any]:
 
 
 _TYPES: Mapping[str, Any] = _types()
+_KEY_FLAGS = ("api_key", "api_key_file")
+# Paths keep their bytes, whatever these are.
+_PATH_FLAGS = ("config", "model_id", "model_gguf", "api_key_file", "tokenizer_config_path")
 # fmt: off
 _GGML_TYPES = (
     "f32", "f16", "bf16", "f64", "i8", "i16", "i32", "i64", "q4_0", "q4_1", "q5_0", "q5_1", "q8_0",
@@ -149,10 +153,10 @@ def parse(
     given = vars(_parser(flags, program).parse_args(arguments))
     settings: dict[str, Any] = dict(fixed)
     for flag in flags:
-        text = given.get(flag.name)
+        text = _given(flag, given.get(flag.name))
         source = flag.option
-        if text is None and flag.variable and _is_set(flag, environ.get(flag.variable)):
-            text, source = environ[flag.variable], flag.variable
+        if text is None and flag.variable:
+            text, source = environ.get(flag.variable) or None, flag.variable
         if text is not None:
             settings[flag.name] = _value(flag, text, source or "")
     if "config" in settings:
@@ -174,8 +178,8 @@ def _from_file(path: str, flags: Sequence[Flag]) -> dict[str, Any]:
             raise UsageError(f"--config {path}: there is no setting `{entry.key}`{hint}")
         if isinstance(entry.text, list) and get_origin(_TYPES[name]) is not list:
             raise UsageError(f"--config {path}: `{entry.key}` takes one value, and no list")
-        if isinstance(entry.text, list) or _is_set(flag, entry.text):
-            settings[name] = _value(flag, entry.text, f"`{entry.key}` in {path}")
+        if (text := _given(flag, entry.text)) is not None:
+            settings[name] = _value(flag, text, f"`{entry.key}` in {path}")
     return settings
 
 
@@ -252,14 +256,21 @@ def _action(flag: Flag) -> dict[str, Any]:
     return {"metavar": "TEXT" if kind is str else "N"}
 
 
-def _is_set(flag: Flag, text: str | None) -> bool:
-    """Whether the environment or the file sets it to this; an empty text does not, as compose files
-    write it.
+def _given(flag: Flag, text: str | list[str] | None) -> str | list[str] | None:
+    """What the command line or the file says of a setting; None where that is nothing.
 
-    Not so for keys, which would leave a server open that was meant to be closed.
+    An empty text is nothing, as scripts have it from a variable that is unset. An empty number is a
+    mistake, and so is an empty key, which would open a server that was meant to be closed.
     """
-    is_text = _TYPES[flag.name] in (str, list[str]) and flag.name not in ("api_key", "api_key_file")
-    return text is not None and not (is_text and text == "")
+    if isinstance(text, list):
+        return [item for item in text if item] or None
+    is_text = _TYPES[flag.name] is str and flag.name not in _KEY_FLAGS
+    return None if text == "" and is_text else text
+
+
+def empty_keys(environ: Mapping[str, str]) -> list[str]:
+    """The variables of keys that are there and empty, which is as if they were not there."""
+    return [name.upper() for name in _KEY_FLAGS if environ.get(name.upper()) == ""]
 
 
 def _value(flag: Flag, text: str | list[str], source: str) -> Any:
@@ -269,8 +280,10 @@ def _value(flag: Flag, text: str | list[str], source: str) -> Any:
     """
     kind = _TYPES[flag.name]
     if get_origin(kind) is list:
-        return text if isinstance(text, list) else [text]
+        return [_utf8(item, source) for item in (text if isinstance(text, list) else [text])]
     assert isinstance(text, str)
+    if flag.name not in _PATH_FLAGS:
+        text = _utf8(text, source)
     try:
         if flag.name in _READERS:
             return _READERS[flag.name](text)
@@ -284,6 +297,14 @@ def _value(flag: Flag, text: str | list[str], source: str) -> Any:
     except ValueError as error:
         reason = str(error)
     raise UsageError(f"invalid value '{text}' for {source}: {reason}")
+
+
+def _utf8(text: str, source: str) -> str:
+    """A text of the command line or the environment, which Python decodes by the locale."""
+    try:
+        return os.fsencode(text).decode()
+    except UnicodeError as error:
+        raise UsageError(f"invalid value '{text}' for {source}: it is not UTF-8") from error
 
 
 def _describe(kind: Any) -> str:

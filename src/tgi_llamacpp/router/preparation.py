@@ -108,10 +108,18 @@ def prepare(config: ServerConfig, name: str | None) -> Preparation:
     )
 
 
+def _shown(model_id: str) -> str:
+    """A --model-id as clients get it: a path may have bytes that are no UTF-8."""
+    return os.fsencode(model_id).decode("utf-8", "replace")
+
+
 def _warn_of_ignored(config: ServerConfig) -> None:
     names = ["--" + name.replace("_", "-") for name in flags.ignored(config)]
     if names:
         logger.warning("%s: no effect here", ", ".join(names))
+    if config.api_key is None and config.api_key_file is None:
+        for name in flags.empty_keys(os.environ):
+            logger.warning("%s is empty, which is as unset: requests need no key", name)
 
 
 async def prepare_beside(config: ServerConfig, name: str | None) -> Preparation:
