@@ -81,7 +81,7 @@ class TestChoice:
     def test_parts_of_a_split_model_are_counted_from_one(self) -> None:
         assert parts("x/m-00001-of-00003.gguf") == [f"x/m-0000{i}-of-00003.gguf" for i in (1, 2, 3)]
         assert parts("m.gguf") == ["m.gguf"]
-        assert parts("M-00001-of-00002.GGUF")[1] == "M-00002-of-00002.GGUF"
+        assert parts("M-00001-OF-00002.GGUF")[1] == "M-00002-OF-00002.GGUF"
         assert parts("m-00001-of-00000.gguf") == ["m-00001-of-00000.gguf"]
 
 

@@ -266,14 +266,14 @@ def test_a_truncated_file_is_one_sentence(tmp_path: Path) -> None:
         Model(msgspec.structs.replace(CONFIG, model_path=str(path)))
 
 
-@pytest.mark.parametrize("suffix", ["gguf", "GGUF"])
-def test_a_model_in_parts_is_loaded_from_any_path(tmp_path: Path, suffix: str) -> None:
+@pytest.mark.parametrize("end", ["-of-00002.gguf", "-of-00002.GGUF", "-OF-00002.gguf"])
+def test_a_model_in_parts_is_loaded_from_any_path(tmp_path: Path, end: str) -> None:
     folder = tmp_path / os.fsdecode(b"mod\xe8le")
     folder.mkdir()
     whole = gguf.GGUFReader(DEMO)
     half = len(whole.tensors) // 2
     for number, tensors in enumerate((whole.tensors[:half], whole.tensors[half:])):
-        part = gguf.GGUFWriter(folder / f"m-{number + 1:05}-of-00002.{suffix}", "llama")
+        part = gguf.GGUFWriter(folder / f"m-{number + 1:05}{end}", "llama")
         for field in whole.fields.values() if number == 0 else ():
             if not field.name.startswith(("GGUF.", "general.architecture")):
                 kinds = [*field.types, None]
@@ -287,7 +287,7 @@ def test_a_model_in_parts_is_loaded_from_any_path(tmp_path: Path, suffix: str) -
         part.write_kv_data_to_file()
         part.write_tensors_to_file()
         part.close()
-    path = os.fsencode(folder / f"m-00001-of-00002.{suffix}")
+    path = os.fsencode(folder / f"m-00001{end}")
     config = msgspec.structs.replace(CONFIG, model_path="shown", raw_model_path=path)
     model = Model(config)
     assert model.num_vocab == read_metadata(DEMO).num_vocab

@@ -42,16 +42,16 @@ _SPLIT_MODES = {
 }
 
 
-# llama.cpp finds the other parts by itself where the suffix is in small letters.
-_FIRST_PART = re.compile(rb"(.+-)00001-of-(\d{5})(\.gguf)", re.IGNORECASE | re.DOTALL)
+# llama.cpp finds the other parts by itself where this is in small letters.
+_FIRST_PART = re.compile(rb"(.+-)00001(-of-(\d{5})\.gguf)", re.IGNORECASE | re.DOTALL)
 
 
 def _part_paths(path):
     """What llama.cpp has to be told of: the model's file, or all parts where it misses the others."""
     match = _FIRST_PART.fullmatch(path)
-    if match is None or match[3] == b".gguf" or int(match[2]) == 0:
+    if match is None or match[2].islower() or int(match[3]) == 0:
         return [path]
-    return [b"%b%05d-of-%b%b" % (match[1], i, match[2], match[3]) for i in range(1, int(match[2]) + 1)]
+    return [b"%b%05d%b" % (match[1], number, match[2]) for number in range(1, int(match[3]) + 1)]
 
 
 class _LogLines:

@@ -26,7 +26,7 @@ from tgi_llamacpp.router.gguf_file import DOWNLOAD_AGAIN, GgufFile, GgufValue, r
 _Value = TypeVar("_Value")
 
 _SPLIT_NAME = re.compile(
-    r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})(?P<suffix>\.gguf)",
+    r"(?P<stem>.+-)(?P<number>\d{5})(?P<rest>-of-(?P<count>\d{5})\.gguf)",
     re.IGNORECASE | re.DOTALL,
 )
 
@@ -246,10 +246,10 @@ def _check_other_parts(file: GgufFile) -> int:
             "rename them"
         )
     if match["number"] != "00001" or file.values.get("split.no", 0) != 0:
-        first = f"{match['stem']}-00001-of-{match['count']}{match['suffix']}"
+        first = f"{match['stem']}00001{match['rest']}"
         raise StartupError(f"{file.path} is not the first of its {count} parts; give {first}")
     siblings = [
-        file.path.with_name(f"{match['stem']}-{number:05}-of-{match['count']}{match['suffix']}")
+        file.path.with_name(f"{match['stem']}{number:05}{match['rest']}")
         for number in range(2, count + 1)
     ]
     missing = [sibling.name for sibling in siblings if kind_of_file(sibling) != "file"]

@@ -78,9 +78,8 @@ def parts(name: str) -> list[str]:
     match = _SPLIT.search(name)
     if match is None or int(match[2]) == 0:
         return [name]
-    total = match[2]
-    stem = name[: match.start()]
-    return [f"{stem}-{i:05}-of-{total}{name[-5:]}" for i in range(1, int(total) + 1)]
+    start, stop = match.span(1)
+    return [f"{name[:start]}{i:05}{name[stop:]}" for i in range(1, int(match[2]) + 1)]
 
 
 def _named(asked: str, choices: list[str]) -> str | None:
