@@ -62,11 +62,37 @@ log "the image holds $(du -sm "$root" | cut -f1) MB, $(du -sm "$root/opt/tgi-lla
 mkdir -p "$work/models"
 cp "$repository/src/tgi_llamacpp/demo/"* "$work/models/"
 chmod -R a+rX "$work/models"
+serve_demo() {
+  start=$(date +%s%N)
+  buildah "${storage[@]}" run --isolation chroot --user tgi --volume "$work/models:/models:ro" "$container" -- \
+    text-generation-router-llamacpp --port "$port" --model-id /models --model-gguf /models/demo.gguf \
+    >"$work/server.log" 2>&1 &
+  server=$!
+  ask_server "$start"
+}
+stop_server() {
+  kill "$server"
+  wait "$server" || true
+  server=
+}
 log "running it as a non-root user"
-start=$(date +%s%N)
-buildah "${storage[@]}" run --isolation chroot --user tgi --volume "$work/models:/models:ro" "$container" -- \
-  text-generation-router-llamacpp --port "$port" --model-id /models --model-gguf /models/demo.gguf \
-  >"$work/server.log" 2>&1 &
-server=$!
-ask_server "$start"
+serve_demo
+stop_server
+
+# ggml takes the best variant that the CPU can run, so all others are hidden from it one after another.
+in_image=$(cd "$root" && echo opt/tgi-llamacpp/lib/python3*/site-packages/tgi_llamacpp/native/lib)
+mkdir -p "$work/variants"
+for variant in "$root/$in_image"/libggml-cpu-*.so; do
+  name=$(basename "$variant")
+  score=$(chroot "$root" /opt/tgi-llamacpp/bin/python -c \
+    "import ctypes; print(ctypes.CDLL('/$in_image/$name').ggml_backend_score())")
+  [ "$score" != 0 ] || { log "$name: not for this CPU"; continue; }
+  log "$name"
+  for other in "$root/$in_image"/libggml-cpu-*.so; do
+    [ "$other" = "$variant" ] || mv "$other" "$work/variants"
+  done
+  serve_demo
+  stop_server
+  mv "$work/variants"/libggml-cpu-*.so "$root/$in_image"
+done
 log "ok"
