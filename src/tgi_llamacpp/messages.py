@@ -269,6 +269,7 @@ class Stats(msgspec.Struct, frozen=True, array_like=True, tag="stats", gc=False)
     prefix: PrefixStats = msgspec.field(default_factory=PrefixStats)
     num_tokens_ahead: int = 0  # that all who run or wait may still come to, prompts included
     host: HostStats = msgspec.field(default_factory=HostStats)
+    num_curves: int = 0  # times that passes were measured again, at rest
 
     @classmethod
     def of_nothing(cls, epoch: int, num_waiting: int = 0) -> Stats:

@@ -16,7 +16,7 @@ from tests.engine.router_end import EPOCH, TIMEOUT_S, RouterEnd, rows_of_step
 from tests.engine.simulation import submit_of, text_alone
 from tgi_llamacpp import __version__
 from tgi_llamacpp.config import EngineConfig
-from tgi_llamacpp.engine import loop, transport
+from tgi_llamacpp.engine import curve_upkeep, loop, transport
 from tgi_llamacpp.engine.fake_runner import FakeModel, FakeRunner, fake_limits
 from tgi_llamacpp.engine.model import Model, OnProgress
 from tgi_llamacpp.engine.process import serve
@@ -40,9 +40,9 @@ NUM_VOCAB = 256  # that of simulation.text_alone
 
 
 class GatedRunner(FakeRunner):
-    """Counts its steps, waits at a gate before each, and can break."""
+    """Counts its steps, waits at a gate before each, and can break. The first ones may be slow."""
 
-    def __init__(self, config: EngineConfig) -> None:
+    def __init__(self, config: EngineConfig, num_slow_steps: int = 0) -> None:
         super().__init__(
             replace(fake_limits(config, NUM_VOCAB), has_aside=True, aside_bytes=3 << 20)
         )
@@ -55,6 +55,7 @@ class GatedRunner(FakeRunner):
         self.breaks = False
         self.is_full = False
         self.num_steps = 0
+        self._num_slow_steps = num_slow_steps
         self.is_closed = False
 
     def step(self, plan: Plan) -> StepResult:
@@ -64,6 +65,7 @@ class GatedRunner(FakeRunner):
             raise RunnerError("llama_decode returned -3:\nthe device is lost")
         if self.is_full:
             return self._result(StepStatus.NO_KV_SPACE, [])
+        self._step_s = 0.05 if self.num_steps < self._num_slow_steps else 0.0
         self.num_steps += 1
         return super().step(plan)
 
@@ -81,6 +83,7 @@ class Engine:
 
     model = FakeModel(num_vocab=NUM_VOCAB, bos_id=3, context_length=100)
     error: StartupError | None = None
+    num_slow_steps = 0
     runner: GatedRunner
 
     def __init__(self) -> None:
@@ -108,7 +111,7 @@ class Engine:
             assert on_progress(percent)
         if self.error:
             raise self.error
-        self.runner = GatedRunner(config)
+        self.runner = GatedRunner(config, self.num_slow_steps)
         return self.model, self.runner
 
     def start(self, **changes: object) -> Ready:
@@ -197,6 +200,19 @@ def test_a_router_that_leaves_before_it_starts_anything_ends_the_engine(engine: 
 
 
 # Steps
+
+
+def test_what_a_busy_start_could_not_measure_is_measured_while_no_request_runs(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(curve_upkeep, "FIRST_WAIT_S", 0.0)
+    engine.num_slow_steps = 2
+    engine.start(max_warm_up_ms=40)
+    assert engine.runner.num_steps == 2
+    assert engine.router.wait_for(Stats).num_curves == 1
+    assert engine.runner.num_steps > 10
+    engine.router.send(submit := submit_of(1, 3, 9))
+    assert engine.router.collect(1)[0] == {1: text_alone(submit)}
 
 
 def test_a_failure_of_the_only_sequence_is_told_at_once(engine: Engine) -> None:

@@ -1,7 +1,8 @@
 """How long a step will take: the cost of a pass by its width, and of prompts by their tokens.
 
 Pure: no clock, no runner, no sequence. warm_up.py measures the curve that it begins with, the loop
-tells it what each step took, and the planner asks how many prompt tokens fit in a time.
+tells it what each step took, and the planner asks how many prompt tokens fit in a time. Steps that
+contradict the curve have it measured again at rest (curve_upkeep.py).
 """
 
 from __future__ import annotations
@@ -129,6 +130,16 @@ class CostModel:
         # c0 is a pass: a chunk is computed apart from the decode rows.
         guess = (curve.pass_s(1), curve.row_s * _TOKENS, 0.0)
         self._long, self._short = ChunkCosts(guess), ChunkCosts(guess)
+
+    @property
+    def drift(self) -> float:
+        """What steps that only decode take at present, of what was measured."""
+        return self._drift
+
+    def replace_curve(self, curve: WidthCurve) -> None:
+        """Believe what was measured just now, and no step before."""
+        self.curve = curve
+        self._drift = 1.0
 
     def pass_s(self, width: int) -> float:
         """Seconds of a step that only decodes."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import time
 
+from tgi_llamacpp.engine.curve_upkeep import CurveUpkeep
 from tgi_llamacpp.engine.planner import Batch
 from tgi_llamacpp.engine.runner import Runner, StepStatus
 from tgi_llamacpp.engine.scheduler import Scheduler
@@ -40,6 +41,7 @@ class EngineLoop:
         channel: Channel,
         epoch: int,
         page: StepPage | None = None,
+        upkeep: CurveUpkeep | None = None,
         *,
         is_checked: bool = False,  # the scheduler, after every turn and not only when work ends
     ) -> None:
@@ -53,8 +55,9 @@ class EngineLoop:
         self._summary = Summary(scheduler.counters)
         self._times = StepTimes()
         self._stats_at_s = 0.0
+        self._upkeep = upkeep
         self._is_idle = True
-        self._prepare_at_s: float | None = None  # when to save ahead; None: never
+        self._prepare_at_s = self._upkeep_at_s()  # when to save ahead or measure; None: never
 
     def run(self) -> None:
         """Raises RouterGoneError, FrameError, RunnerError."""
@@ -90,12 +93,17 @@ class EngineLoop:
         return rest_s if summary_s is None else min(rest_s, summary_s)
 
     def _prepare_one(self) -> None:
-        """Save one parked sequence, or the like, when it is time; then look for messages."""
+        """Save one parked sequence, or measure a pass, when it is time; then look for messages."""
         if self._prepare_at_s is None or not self._is_idle or time.monotonic() < self._prepare_at_s:
             return
-        if not self._scheduler.prepare_one():
-            self._prepare_at_s = None
-            self._send_stats()
+        if self._scheduler.prepare_one() or (self._upkeep and self._upkeep.advance()):
+            return
+        self._prepare_at_s = self._upkeep_at_s()
+        self._send_stats()
+
+    def _upkeep_at_s(self) -> float | None:
+        due_in_s = self._upkeep.due_in_s() if self._upkeep else None
+        return None if due_in_s is None else time.monotonic() + max(due_in_s, PREPARE_AFTER_S)
 
     def _gather(self, messages: list[FromRouter]) -> None:
         """At rest: await those who come together, else all but the first wait for a step of it."""
@@ -219,6 +227,7 @@ class EngineLoop:
                 num_preempted=counters.num_preempted,
                 num_aside=counters.num_aside,
                 aside_s=counters.aside_s,
+                num_curves=self._upkeep.num_measured if self._upkeep else 0,
             )
         )
 

@@ -21,6 +21,7 @@ from collections.abc import Callable, Sequence
 from tgi_llamacpp import __version__, logs
 from tgi_llamacpp.config import EngineConfig
 from tgi_llamacpp.engine import faults
+from tgi_llamacpp.engine.curve_upkeep import CurveUpkeep
 from tgi_llamacpp.engine.limits import EngineLimits, resolve_limits
 from tgi_llamacpp.engine.loop import EngineLoop
 from tgi_llamacpp.engine.model import Load, Model, OnProgress
@@ -153,17 +154,17 @@ def _run(channel: Channel, start: Start, model: Model, runner: Runner, page: Ste
         )
     fault = os.environ.get(faults.VARIABLE)
     runner = faults.with_repack_fault(runner, fault, is_repacked=start.config.repack)
-    curve = measure_widths(
-        runner, runner.limits.num_slots, time.perf_counter, start.config.max_warm_up_ms / 1000
-    )
+    max_warm_up_s = start.config.max_warm_up_ms / 1000
+    curve = measure_widths(runner, runner.limits.num_slots, time.perf_counter, max_warm_up_s)
     runner = faults.with_fault(runner, fault)
     scheduler = Scheduler(runner, limits, start.epoch, curve)
     while scheduler.prepare_one():
         pass
+    upkeep = CurveUpkeep(runner, scheduler.costs, max_warm_up_s)
     channel.send(_ready(start.epoch, model, limits, notes))
     gc.freeze()  # what is here stays: leave it out of every later collection
     is_checked = bool(os.environ.get(faults.INTEGRITY_VARIABLE))
-    EngineLoop(scheduler, runner, channel, start.epoch, page, is_checked=is_checked).run()
+    EngineLoop(scheduler, runner, channel, start.epoch, page, upkeep, is_checked=is_checked).run()
 
 
 def _progress(channel: Channel, is_router_gone: Callable[[], bool]) -> OnProgress:

@@ -49,6 +49,7 @@ def _own_counters(stats: Stats) -> list[str]:
         ("preempted_sequences", stats.num_preempted, "Times a sequence gave way to be resumed"),
         ("aside_prompts", stats.num_aside, "Prompts computed aside between others' steps"),
         ("aside_seconds", stats.aside_s, "Time on prompts computed aside, of the steps' time"),
+        ("curve_measurements", stats.num_curves, "Times passes were measured again at rest"),
     ):
         lines += prometheus.single(f"tgi_llamacpp_{name}", "counter", value, help_text)
     return lines
