@@ -60,7 +60,7 @@ function(llamacpp_collect directory result)
 endfunction()
 
 llamacpp_collect("${llamacpp_source}" llamacpp_libraries)
-cmake_path(APPEND CMAKE_CURRENT_LIST_DIR amx_tile_loadconfig.h OUTPUT_VARIABLE amx_header)
+set(header_dir "${CMAKE_CURRENT_LIST_DIR}")
 foreach(library IN LISTS llamacpp_libraries)
   # A wheel holds no symbolic links, so a library has one name.
   set_property(TARGET ${library} PROPERTY VERSION)
@@ -69,7 +69,9 @@ foreach(library IN LISTS llamacpp_libraries)
   set_property(TARGET ${library} PROPERTY EXCLUDE_FROM_ALL OFF)
   set_property(TARGET ${library} PROPERTY UNITY_BUILD_RELOCATABLE ON) # ccache compares the text
   target_link_options(${library} PRIVATE -Wl,--disable-new-dtags)
-  if(library MATCHES "^ggml-cpu" AND CMAKE_SYSTEM_PROCESSOR STREQUAL "x86_64")
-    target_compile_options(${library} PRIVATE "$<$<COMPILE_LANGUAGE:CXX>:SHELL:-include \"${amx_header}\">")
+  if(library MATCHES "^ggml-cpu") # the CPU backend, or a variant of it
+    target_compile_options(${library} PRIVATE
+      "$<$<COMPILE_LANGUAGE:C>:SHELL:-include \"${header_dir}/ggml_wait.h\">"
+      "$<$<COMPILE_LANGUAGE:CXX>:SHELL:-include \"${header_dir}/amx_tile_loadconfig.h\">")
   endif()
 endforeach()

@@ -5,8 +5,14 @@
 Knows no model. Called by _runner.pyx.
 """
 
+from libc.stdint cimport uint32_t
+
 from tgi_llamacpp.errors import StartupError
 from tgi_llamacpp.native cimport llama as ll
+
+# How long a thread without a graph looks for one before it sleeps, in 131072 pauses: some milliseconds,
+# which is longer than streams are apart and a fiftieth of what ggml has.
+cdef uint32_t _POLL = 1
 
 ctypedef ll.ggml_threadpool_t (*_threadpool_new)(ll.ggml_threadpool_params* params) noexcept nogil
 ctypedef void (*_threadpool_free)(ll.ggml_threadpool_t pool) noexcept nogil
@@ -59,6 +65,7 @@ cdef ll.ggml_threadpool_t _new_threadpool(int n_threads) except NULL:
     cdef ll.ggml_threadpool_params params
     cdef ll.ggml_threadpool_t pool
     ll.ggml_threadpool_params_init(&params, n_threads)
+    params.poll = _POLL
     pool = (<_threadpool_new>_cpu_function("ggml_threadpool_new"))(&params)
     if pool == NULL:
         raise StartupError(f"no threadpool of {n_threads} threads could be made")

@@ -35,6 +35,7 @@ cdef extern from "ggml.h" nogil:
 
     cdef struct ggml_threadpool_params:
         int n_threads
+        uint32_t poll
 
     void ggml_threadpool_params_init(ggml_threadpool_params* params, int n_threads)
 
