@@ -5,8 +5,11 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import httpx
@@ -182,6 +185,44 @@ def test_what_a_client_sends_cannot_make_a_good_template_explode(bombs: Template
         with contextlib.suppress(TemplateError):
             assert len(bombs.render(messages, **options)) < 10_000_000
     assert bombs.render(HI) == "[user]hi"
+
+
+def test_chats_that_come_together_are_rendered_one_after_another_by_one_process() -> None:
+    renderer = TemplateRenderer(ChatTemplate({"default": ECHO}, {}), LIMITS)
+    try:
+        renderer.prepare()
+        pids = {renderer._idle.queue[-1]._process.pid}
+        together = threading.Barrier(8)
+
+        def render(number: int) -> str:
+            together.wait(PATIENCE_S)
+            return renderer.render(chat(str(number) * 1000))
+
+        with ThreadPoolExecutor(8) as pool:
+            assert list(pool.map(render, range(8))) == [f"[user]{str(i) * 1000}" for i in range(8)]
+        assert {child._process.pid for child in renderer._idle.queue} == pids
+    finally:
+        renderer.close()
+
+
+def test_a_chat_does_not_wait_for_one_that_takes_longer_than_another_process_to_start() -> None:
+    limits = replace(LIMITS, max_cpu_s=30.0, max_wall_s=60.0)
+    slow = "{% if messages[0].content == 'slow' %}" + LOOPS["loops"] + "{% endif %}"
+    renderer = TemplateRenderer(ChatTemplate({"default": N + slow + ECHO}, {}), limits)
+    with ThreadPoolExecutor(1) as pool:
+        try:
+            renderer.prepare()
+            busy = renderer._idle.queue[-1]
+            waiting = pool.submit(renderer.render, chat("slow"))
+            while renderer._num_asking == 0:
+                time.sleep(0)
+            assert renderer.render(HI) == "[user]hi"
+            assert not waiting.done()
+            busy._process.kill()
+            with pytest.raises(TemplateError):
+                waiting.result()
+        finally:
+            renderer.close()
 
 
 def test_a_process_that_was_killed_is_replaced(bombs: TemplateRenderer) -> None:

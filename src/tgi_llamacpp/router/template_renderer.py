@@ -1,8 +1,8 @@
 """Chat templates rendered in processes of their own, which may die of it.
 
-Owns those processes: one is kept warm, another is started when two chats are rendered at once, and
-one that dies is replaced when the next chat comes. A template that dies of a plain conversation is
-refused from the start, with the reason. Called by the chat routes, in a worker.
+Owns those processes: one is kept warm, another is started when that one is busy for longer than a
+start takes, and one that dies is replaced when the next chat comes. A template that dies of a plain
+conversation is refused from the start, with the reason. Called by the chat routes, in a worker.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
+import time
 from typing import Any
 
 import msgspec
@@ -39,6 +41,9 @@ class TemplateRenderer:
         self._template = template
         self._limits = limits or RenderLimits()
         self._idle: queue.LifoQueue[_Child] = queue.LifoQueue()
+        self._lock = threading.Lock()  # of the next one, and of who takes from the idle ones
+        self._num_asking = 0
+        self._start_s = 0.0  # that the last process took to its first answer
 
     def prepare(self) -> None:
         """Start a process, and refuse for good what takes too much there; the log says so."""
@@ -68,16 +73,15 @@ class TemplateRenderer:
         self._close_idle()
 
     def _ask(self, request: Probe | Render) -> str:
-        child = self._take()
+        with self._lock:
+            self._num_asking += 1
+            is_alone = self._num_asking == 1
+            child = self._next_idle(0.0)
         try:
-            answer = child.ask(request)
-        except BaseException:
-            child.close()
-            raise
-        if answer.is_last:
-            child.close()
-        else:
-            self._idle.put(child)
+            answer = self._answer(request, child, is_alone=is_alone)
+        finally:
+            with self._lock:
+                self._num_asking -= 1
         if answer.is_last:
             raise _TooMuchError(
                 f"it takes more than {self._limits.max_memory_bytes >> 20} MiB of memory"
@@ -86,12 +90,34 @@ class TemplateRenderer:
             raise TemplateError(answer.complaint)
         return answer.text
 
-    def _take(self) -> _Child:
+    def _answer(self, request: Probe | Render, child: _Child | None, *, is_alone: bool) -> Rendered:
+        """From this process, or from one that is idle before another could be started."""
+        if child is None and not is_alone:
+            child = self._next_idle(self._start_s)
+        is_new = child is None
+        started_s = time.monotonic()
+        child = child or _Child(self._template, self._limits)
+        try:
+            answer = child.ask(request)
+        except BaseException:
+            child.close()
+            raise
+        if is_new:
+            self._start_s = time.monotonic() - started_s
+        if answer.is_last:
+            child.close()
+        else:
+            self._idle.put(child)
+        return answer
+
+    def _next_idle(self, max_s: float) -> _Child | None:
+        """A process that waits for work, as soon as there is one; None after max_s."""
+        deadline_s = time.monotonic() + max_s
         while True:
             try:
-                child = self._idle.get_nowait()
+                child = self._idle.get(timeout=max(0.0, deadline_s - time.monotonic()))
             except queue.Empty:
-                return _Child(self._template, self._limits)
+                return None
             if child.is_alive:
                 return child
             child.close()
