@@ -25,6 +25,7 @@ from typing import Any
 
 from benchmarks.compare import compare_contestants, format_goals, format_table
 from benchmarks.contestants import Contestant, in_turn, parse_contestant
+from benchmarks.cpu_quota import why_no_quota
 from benchmarks.goals import OURS, ROWS
 from benchmarks.load_generator import BenchError
 from benchmarks.machine_state import QUIET_BUSY_CPUS, describe
@@ -79,7 +80,7 @@ def _parser() -> argparse.ArgumentParser:
 def _run(arguments: argparse.Namespace) -> int:
     names = arguments.scenario or ([] if arguments.row else DEFAULT_SCENARIOS)
     names = [*names, *(name for row in arguments.row or () for name in ROWS[row].scenarios)]
-    scenarios = [SCENARIOS[name] for name in dict.fromkeys(names)]
+    scenarios = _possible([SCENARIOS[name] for name in dict.fromkeys(names)])
     contestants = [parse_contestant(name, arguments.threads) for name in _contestants(arguments)]
     result = _new_result(scenarios, contestants, arguments)
     print(f"load average {_load_average()} on {result['machine']['cpu']}")
@@ -102,6 +103,15 @@ def _run(arguments: argparse.Namespace) -> int:
     print(path)
     print(json.dumps({**result, "runs": len(result["runs"]), "comparisons": comparisons}))
     return 0
+
+
+def _possible(scenarios: list[Scenario]) -> list[Scenario]:
+    """Those that this machine can run; a sentence for each of the others."""
+    why_not = why_no_quota() if any(one.cpu_quota for one in scenarios) else None
+    for scenario in scenarios:
+        if scenario.cpu_quota and why_not:
+            print(f"{scenario.name} is left out: {why_not}")
+    return [one for one in scenarios if not (one.cpu_quota and why_not)]
 
 
 def _contestants(arguments: argparse.Namespace) -> list[str]:
@@ -183,6 +193,8 @@ def _definition(scenario: Scenario) -> dict[str, object]:
         "repetition_penalty": scenario.sampling.repetition_penalty,
         "is_warm": scenario.is_warm,
         "num_busy_beside": scenario.num_busy_beside,
+        "busy_nice": scenario.busy_nice,
+        "cpu_quota": scenario.cpu_quota,
     }
 
 

@@ -25,6 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from benchmarks.cpu_quota import inside, quota
 from benchmarks.load_generator import BenchError, Body, send
 from benchmarks.machine_state import busy_cpus, cpu_s_of_tree
 from benchmarks.make_models import ensure_model
@@ -34,7 +35,6 @@ from benchmarks.scenarios import Build, Request, Scenario
 _START_TIMEOUT_S = 300.0
 _STOP_TIMEOUT_S = 20.0
 _LOG_TAIL_BYTES = 2000
-BESIDE_NICE = 10
 
 Run = dict[str, Any]
 
@@ -80,8 +80,9 @@ class Contestant:
         others_busy_cpus = busy_cpus()
         runs = []
         with (
-            serving(lambda port: self.command(scenario, port)) as (url, pid),
-            _busy_beside(scenario.num_busy_beside),
+            _limited(scenario.cpu_quota) as limit,
+            serving(lambda port: limit(self.command(scenario, port))) as (url, pid),
+            _busy_beside(scenario.num_busy_beside, scenario.busy_nice),
         ):
             rng = random.Random(seed)
             self._ask(url, scenario, rng, scenario.warm_up)
@@ -183,12 +184,17 @@ def _llama_server_flags(scenario: Scenario, num_threads: int, port: int) -> list
 def _tgi_llamacpp_flags(scenario: Scenario, num_threads: int, port: int) -> list[str]:
     return [
         *("--model-id", str(ensure_model(scenario.model)), "--hostname", "127.0.0.1"),
-        *("--port", str(port), "--n-threads", str(num_threads)),
+        *("--port", str(port), *_threads(scenario, num_threads)),
         *("--max-batch-size", str(scenario.num_slots)),
         *("--max-input-tokens", str(scenario.slot_tokens - 1)),
         *("--max-total-tokens", str(scenario.slot_tokens)),
         *("--max-concurrent-requests", str(4 * scenario.num_slots)),
     ]
+
+
+def _threads(scenario: Scenario, num_threads: int) -> list[str]:
+    """Under a quota they follow from it."""
+    return [] if scenario.cpu_quota else ["--n-threads", str(num_threads)]
 
 
 def _batched_bench_flags(scenario: Scenario, num_threads: int, port: int) -> list[str]:
@@ -248,11 +254,21 @@ def serving(command: Callable[[int], list[str]]) -> Iterator[tuple[str, int]]:
 
 
 @contextmanager
-def _busy_beside(num_processes: int) -> Iterator[None]:
+def _limited(cpu_quota: float | None) -> Iterator[Callable[[list[str]], list[str]]]:
+    """What makes a command one that has so many CPUs' time."""
+    if cpu_quota is None:
+        yield lambda command: command
+        return
+    with quota(cpu_quota) as group:
+        yield lambda command: inside(group, command)
+
+
+@contextmanager
+def _busy_beside(num_processes: int, nice: int) -> Iterator[None]:
     """Processes that compute without end, as a compiler in the background does."""
     with ExitStack() as stack:
         for _ in range(num_processes):
-            command = ["nice", "-n", str(BESIDE_NICE), sys.executable, "-c", "while True: pass"]
+            command = ["nice", "-n", str(nice), sys.executable, "-c", "while True: pass"]
             process = stack.enter_context(subprocess.Popen(command))
             stack.callback(process.kill)
         yield

@@ -17,6 +17,8 @@ NO_OPENMP = "build/reference-no-openmp/bin/llama-server"  # build_reference --no
 # Two processes of nice 10 on two cores beside two threads: a thread has 1024 of 1134 shares of a
 # core. A twentieth is for what threads lose by waiting for each other.
 FAIR_SHARE = 1024 / (1024 + 110) - 0.05
+_LIMITED_SHARE = 0.8  # of a fair share of the machine, where others have as much or a quota is set
+_LIMITED_GAIN = 1.3  # over llama-server
 
 
 @dataclass(frozen=True)
@@ -91,6 +93,16 @@ def _sampled(name: str, gain: float) -> Row:
     return Row(name.removesuffix("-0.5B"), ("greedy-0.5B", name), goals, ("-bs",))
 
 
+def _limited_row(name: str, fair_share: float) -> Row:
+    """streams-8 with a part of the machine's CPU time."""
+    scenario = f"{name}-8"
+    goals = (
+        Goal(scenario, "tokens_per_s", least=_LIMITED_GAIN),
+        Goal(scenario, "tokens_per_s", least=_LIMITED_SHARE * fair_share, reference="streams-8"),
+    )
+    return Row(name, ("streams-8", scenario), goals, ())
+
+
 _LONG_GOALS = (
     Goal("long-arrival", "gap_ms_max", most=1 / 20, group="decoding"),
     Goal("long-arrival", "ttft_ms_p50", most=1.2, group="arriving"),
@@ -112,5 +124,8 @@ _ROWS = (
         (Goal("beside-8", "tokens_per_s", least=FAIR_SHARE, reference="streams-8"),),
         (),
     ),
+    _limited_row("beside-equal", 1 / 2),
+    _limited_row("quota-1.0", 1.0 / 2),
+    _limited_row("quota-1.5", 1.5 / 2),
 )
 ROWS = {row.name: row for row in _ROWS}

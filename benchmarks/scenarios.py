@@ -55,7 +55,9 @@ class Scenario:
     sampling: Sampling = Sampling()
     is_warm: bool = False  # the same workload runs once before, unmeasured
     warm_up: Build | None = None  # what runs before all, unmeasured; else a workload like the rest
-    num_busy_beside: int = 0  # processes of nice 10 that compute without end beside the server
+    num_busy_beside: int = 0  # processes that compute without end beside the server,
+    busy_nice: int = 10  # and how nice they are
+    cpu_quota: float | None = None  # CPUs' worth of time that the server gets, by a cgroup
     batched: tuple[int, int, int] | None = None  # the same work as llama-batched-bench's pp, tg, pl
 
     @property
@@ -217,6 +219,11 @@ _ALL = (
     Scenario("long-arrival", "135M", 5, 3016, _long_arrival(4, 3000)),
     Scenario("streams-8", "135M", 8, 144, _equal(8, 16, 128)),
     Scenario("beside-8", "135M", 8, 144, _equal(8, 16, 128), num_busy_beside=2),
+    Scenario(
+        *("beside-equal-8", "135M", 8, 144, _equal(8, 16, 128)), num_busy_beside=2, busy_nice=0
+    ),
+    Scenario("quota-1.0-8", "135M", 8, 144, _equal(8, 16, 128), cpu_quota=1.0),
+    Scenario("quota-1.5-8", "135M", 8, 144, _equal(8, 16, 128), cpu_quota=1.5),
     capacity_scenario("0.5B"),
 )
 SCENARIOS = {scenario.name: scenario for scenario in _ALL}
