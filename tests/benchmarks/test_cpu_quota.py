@@ -1,4 +1,4 @@
-"""A quota for a server that is measured: it holds, it is seen, and without one a row is left out."""
+"""A quota for a server that is measured: it holds, and without one its rows are left out."""
 
 from __future__ import annotations
 
