@@ -84,7 +84,7 @@ class TestFlags:
     def test_every_variable_sets_its_field(self, flag: flags.Flag) -> None:
         assert flag.variable is not None
         samples = ["7", "0.5", "true", "q4-0", "isolate", "off", "row", "/path", "plain", "all"]
-        samples += ["split", "optimistic"]
+        samples += ["split", "optimistic", "http://a"]
         text = next(text for text in samples if _accepts(flag.variable, text))
         config = flags.parse([], {"MODEL_ID": "m", flag.variable: text})
         assert getattr(config, flag.name) != getattr(parse(), flag.name)
@@ -134,11 +134,9 @@ class TestFlags:
                 parse(f"--{name}={text}")
 
     def test_origins_may_be_repeated(self) -> None:
-        assert parse("--cors-allow-origin", "a", "--cors-allow-origin=b").cors_allow_origin == [
-            "a",
-            "b",
-        ]
-        assert parse(CORS_ALLOW_ORIGIN="a").cors_allow_origin == ["a"]
+        config = parse("--cors-allow-origin", "http://a", "--cors-allow-origin=http://b")
+        assert config.cors_allow_origin == ["http://a", "http://b"]
+        assert parse(CORS_ALLOW_ORIGIN="http://a").cors_allow_origin == ["http://a"]
 
     @pytest.mark.parametrize(("text", "mode"), [("layer", "layer"), ("ROW", "row"), ("3", "3")])
     def test_split_mode_is_layer_row_or_a_gpu(self, text: str, mode: str) -> None:
@@ -209,11 +207,11 @@ class TestFileOfSettings:
         config = parse(
             CONFIG=write(
                 "hostname = '127.0.0.1'\nport = 81\njson-output = true\nuse-mlock = false\n"
-                "cors-allow-origin = ['a', 'b']\ntype-k = 'q8-0'\nsplit-mode = 1\nmodel-gguf = ''"
+                "cors-allow-origin = ['http://a', 'b://b']\ntype-k = 'q8-0'\nsplit-mode = 1\nmodel-gguf = ''"
             )
         )
         assert (config.hostname, config.port, config.json_output) == ("127.0.0.1", 81, True)
-        assert config.cors_allow_origin == ["a", "b"]
+        assert config.cors_allow_origin == ["http://a", "b://b"]
         assert (config.type_k, config.split_mode, config.model_gguf) == ("q8_0", "1", None)
 
     def test_flags_win_over_variables_and_those_over_the_file(

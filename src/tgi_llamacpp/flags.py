@@ -20,6 +20,7 @@ import msgspec
 from tgi_llamacpp import __version__, config_file
 from tgi_llamacpp.config import ServerConfig
 from tgi_llamacpp.errors import UsageError
+from tgi_llamacpp.origins import read_origins
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +89,11 @@ FLAGS = (
     Flag("port", "Port to listen on; 0 takes a free one.", short="-p"),
     Flag("api_key", "Key that clients must send as a bearer token."),
     Flag("api_key_file", "File of keys, one a line; good beside that of --api-key."),
-    Flag("cors_allow_origin", "Origin that browsers may call from; may be repeated.", "any"),
+    Flag(
+        "cors_allow_origin",
+        "Origins that browsers may call from, with commas between; may be repeated.",
+        "any",
+    ),
     Flag("shutdown_timeout", "Seconds that running requests have to finish after SIGTERM."),
     Flag("engine_watchdog_s", "Seconds until an engine that stands still is killed; 0: never."),
     Flag("exit_on_engine_failure", "End with code 3 when no engine can be started any more."),
@@ -279,9 +284,9 @@ def _value(flag: Flag, text: str | list[str], source: str) -> Any:
     Raises UsageError.
     """
     kind = _TYPES[flag.name]
-    if get_origin(kind) is list:
-        return [_utf8(item, source) for item in (text if isinstance(text, list) else [text])]
-    assert isinstance(text, str)
+    if isinstance(text, list) or get_origin(kind) is list:
+        parts = text if isinstance(text, list) else [text]
+        return [item for part in parts for item in _list_of(_utf8(part, source), source)]
     if flag.name not in _PATH_FLAGS:
         text = _utf8(text, source)
     try:
@@ -305,6 +310,14 @@ def _utf8(text: str, source: str) -> str:
         return os.fsencode(text).decode()
     except UnicodeError as error:
         raise UsageError(f"invalid value '{text}' for {source}: it is not UTF-8") from error
+
+
+def _list_of(text: str, source: str) -> list[str]:
+    """The origins of one text: no other setting takes a list. Raises UsageError."""
+    try:
+        return read_origins(text)
+    except ValueError as error:
+        raise UsageError(f"invalid value '{text}' for {source}: {error}") from None
 
 
 def _describe(kind: Any) -> str:

@@ -49,6 +49,21 @@ def test_any_origin_may_read_every_answer(http: httpx.Client) -> None:
     ):
         assert response.headers["access-control-allow-origin"] == "*"
         assert response.headers["vary"] == VARY
+        assert "access-control-max-age" not in response.headers
+
+
+def test_scripts_may_read_every_header_that_answers_have(make_server: MakeServer) -> None:
+    server = make_server(limits={"max_concurrent_requests": 1})
+    allowed = {"retry-after"}
+    with httpx.Client(base_url=server.url) as client:
+        for path in ("/generate", "/generate_stream", "/v1/completions", "/v1/chat/completions"):
+            response = client.post(path, json=POSTS[path])
+            assert response.status_code == 200
+            sent = {name for name in response.headers if name.startswith("x-")}
+            allowed |= sent - {"x-accel-buffering"}  # which is for proxies
+            exposed = response.headers["access-control-expose-headers"].split(",")
+            assert "retry-after" in exposed
+        assert set(exposed) == allowed
 
 
 def test_options_are_answered_on_any_path(make_server: MakeServer) -> None:
@@ -61,6 +76,35 @@ def test_options_are_answered_on_any_path(make_server: MakeServer) -> None:
             "content-type,authorization,x-request-timeout"
         )
         assert response.headers["access-control-allow-origin"] == "*"
+        assert int(response.headers["access-control-max-age"]) >= 600
+        assert response.headers["vary"] == VARY
+
+
+@pytest.mark.parametrize("origin", ["https://a.example", "https://b.example"])
+def test_a_preflight_is_granted_the_headers_that_it_asks_for(
+    make_server: MakeServer, origin: str
+) -> None:
+    server = make_server(cors_allow_origin=["https://a.example"])
+    asked = ["authorization", "content-type", "x-stainless-lang", "x-stainless-retry-count"]
+    response = httpx.options(
+        f"{server.url}/v1/chat/completions",
+        headers={
+            "origin": origin,
+            "access-control-request-method": "POST",
+            "access-control-request-headers": ", ".join(asked),
+        },
+    )
+    assert response.headers["access-control-allow-headers"].split(",") == asked
+    is_let_in = response.headers.get("access-control-allow-origin") == origin
+    assert is_let_in is (origin == "https://a.example")
+
+
+def test_what_is_no_name_of_a_header_is_not_sent_back(http: httpx.Client) -> None:
+    asked = {"access-control-request-headers": 'x-one,\tx two, \xe9"x-three'}
+    response = http.options(
+        "/generate", headers=[(k, v.encode("latin-1")) for k, v in asked.items()]
+    )
+    assert response.headers["access-control-allow-headers"] == "x-one,x,two,x-three"
 
 
 def test_a_list_of_origins_lets_those_in(make_server: MakeServer) -> None:
