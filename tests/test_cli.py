@@ -207,7 +207,8 @@ class TestFileOfSettings:
         config = parse(
             CONFIG=write(
                 "hostname = '127.0.0.1'\nport = 81\njson-output = true\nuse-mlock = false\n"
-                "cors-allow-origin = ['http://a', 'b://b']\ntype-k = 'q8-0'\nsplit-mode = 1\nmodel-gguf = ''"
+                "cors-allow-origin = ['http://a', 'b://b']\n"
+                "type-k = 'q8-0'\nsplit-mode = 1\nmodel-gguf = ''"
             )
         )
         assert (config.hostname, config.port, config.json_output) == ("127.0.0.1", 81, True)

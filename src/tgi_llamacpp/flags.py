@@ -89,11 +89,7 @@ FLAGS = (
     Flag("port", "Port to listen on; 0 takes a free one.", short="-p"),
     Flag("api_key", "Key that clients must send as a bearer token."),
     Flag("api_key_file", "File of keys, one a line; good beside that of --api-key."),
-    Flag(
-        "cors_allow_origin",
-        "Origins that browsers may call from, with commas between; may be repeated.",
-        "any",
-    ),
+    Flag("cors_allow_origin", "Origins that browsers may call from, one or a list.", "any"),
     Flag("shutdown_timeout", "Seconds that running requests have to finish after SIGTERM."),
     Flag("engine_watchdog_s", "Seconds until an engine that stands still is killed; 0: never."),
     Flag("exit_on_engine_failure", "End with code 3 when no engine can be started any more."),
@@ -301,7 +297,8 @@ def _value(flag: Flag, text: str | list[str], source: str) -> Any:
         reason = f"not {_describe(kind)}"
     except ValueError as error:
         reason = str(error)
-    raise UsageError(f"invalid value '{text}' for {source}: {reason}")
+    shown = "" if flag.name == "api_key" else f" '{text}'"  # a key is for no terminal and no log
+    raise UsageError(f"invalid value{shown} for {source}: {reason}")
 
 
 def _utf8(text: str, source: str) -> str:
@@ -351,9 +348,13 @@ def _read_ggml_type(text: str) -> str:
 
 
 def _read_key(text: str) -> str:
-    if not text:
+    """Without the white space around it: secrets that were made from files end with a newline."""
+    key = text.strip()
+    if not key:
         raise ValueError("a key cannot be empty")
-    return text
+    if not all("!" <= character <= "~" for character in key):
+        raise ValueError("a key is of printable ASCII without spaces")
+    return key
 
 
 def _read_key_file(text: str) -> str:

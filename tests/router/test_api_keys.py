@@ -12,7 +12,8 @@ import pytest
 
 from tests.conftest import MakeServer
 from tests.server_process import PATIENCE_S, ServerProcess
-from tgi_llamacpp.errors import StartupError
+from tgi_llamacpp import flags
+from tgi_llamacpp.errors import StartupError, UsageError
 from tgi_llamacpp.messages import Submit
 from tgi_llamacpp.router.api_keys import ApiKeys
 
@@ -43,6 +44,46 @@ def test_a_file_holds_a_key_a_line_beside_comments_and_empty_lines(tmp_path: Pat
     assert keys.scope_of(b"Basic alpha") is None
     assert keys.scope_of(b"") is None
     assert keys.scope_of("Bearer älpha".encode()) is None
+
+
+@pytest.mark.parametrize("text", ["alpha\n", " alpha", "\talpha \r\n"])
+def test_white_space_around_a_key_is_no_part_of_it_wherever_it_is_written(
+    tmp_path: Path, text: str
+) -> None:
+    config = tmp_path / "config.toml"
+    config.write_text(f'api-key = """{text}"""')
+    for arguments, environ in (
+        (["--api-key", text], {}),
+        ([], {"API_KEY": text}),
+        ([f"--config={config}"], {}),
+    ):
+        settings = flags.parse(["--model-id", "m", *arguments], environ)
+        assert None not in numbers(ApiKeys(settings.api_key), "alpha")
+    assert None not in numbers(ApiKeys(None, write_keys(tmp_path, text)), "alpha")
+
+
+@pytest.mark.parametrize(
+    "text", ["", " \n", "al pha", "al\npha", "schlüssel", "\ufeffalpha", "a\x00"]
+)
+def test_a_key_that_no_client_can_send_is_refused_without_telling_it(text: str) -> None:
+    for arguments, environ, source in (
+        (["--api-key", text], {}, "--api-key"),
+        ([], {"API_KEY": text}, "API_KEY"),
+    ):
+        with pytest.raises(UsageError, match=f"invalid value for {source}: a key ") as caught:
+            flags.parse(["--model-id", "m", *arguments], environ)
+        assert not text.strip() or text not in str(caught.value)
+
+
+def test_a_file_of_keys_may_begin_with_a_byte_order_mark(tmp_path: Path) -> None:
+    assert None not in numbers(ApiKeys(None, write_keys(tmp_path, "\ufeffalpha\r\nbeta")), "alpha")
+    assert ApiKeys(None, write_keys(tmp_path, "\ufeff# of the shop\nbeta")).num_keys == 1
+
+
+def test_a_client_may_send_spaces_before_its_key() -> None:
+    keys = ApiKeys("alpha")
+    assert keys.scope_of(b"Bearer  alpha") == keys.scope_of(b"Bearer alpha") is not None
+    assert keys.scope_of(b"Bearer al pha") is None
 
 
 def test_without_keys_none_are_needed() -> None:

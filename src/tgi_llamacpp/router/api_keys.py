@@ -69,7 +69,7 @@ class ApiKeys:
         scheme, _, key = authorization.partition(b" ")
         if scheme.lower() != b"bearer":
             return None
-        digest = _digest(key)
+        digest = _digest(key.strip(b" \t"))
         found = [known for known in self._digests if hmac.compare_digest(known, digest)]
         return self._scopes[found[0]] if found else None
 
