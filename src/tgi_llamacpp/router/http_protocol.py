@@ -1,12 +1,16 @@
-"""uvicorn's HTTP/1.1, which declines offers of other protocols without losing the request.
+"""uvicorn's HTTP/1.1, which declines offers of other protocols without losing the request, and
+speaks HTTP/1.0 with those who do.
 
 Knows no limits; connection_limits.py adds them.
 """
 
 from __future__ import annotations
 
+import sys
+from typing import Any
+
 import httptools
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 
 class Http1Protocol(HttpToolsProtocol):
@@ -15,6 +19,16 @@ class Http1Protocol(HttpToolsProtocol):
     At an offer httptools ends the request with its head, and leaves the body for the new protocol.
     So the head is read again without the offer, and then what follows it.
     """
+
+    def on_headers_complete(self) -> None:
+        """As uvicorn's, which takes HTTP/1.0 for HTTP/1.1 without keep-alive."""
+        former = self.cycle
+        super().on_headers_complete()
+        if self.cycle is not former and self.parser.get_http_version() < "1.1":
+            # uvicorn makes cycles of its own class alone; this one has not begun yet.
+            self.cycle.__class__ = _Http10Cycle
+            self.cycle.keep_alive = self.parser.should_keep_alive()
+            self.cycle.waiting_for_100_continue = False  # of which HTTP/1.0 knows nothing
 
     def data_received(self, data: bytes) -> None:
         """As uvicorn's, but for the offers."""
@@ -49,3 +63,27 @@ class Http1Protocol(HttpToolsProtocol):
         lines = [b"%b %b HTTP/%b" % (self.parser.get_method(), self.url, version)]
         lines += [b"%b: %b" % header for header in self.headers if header[0] != b"upgrade"]
         return b"\r\n".join([*lines, b"", b""])
+
+
+class _Http10Cycle(RequestResponseCycle):
+    """A request of HTTP/1.0 and its answer: no chunks, and keep-alive where it is asked for.
+
+    An answer whose length is not known ends with the connection.
+    """
+
+    _ends_by_close = False
+
+    async def send(self, message: Any) -> None:
+        if message["type"] == "http.response.start":
+            names = {name.lower() for name, _ in message["headers"]}
+            self._ends_by_close = b"content-length" not in names
+            self.keep_alive = self.keep_alive and not self._ends_by_close
+            if self.keep_alive:
+                headers = [*message["headers"], (b"connection", b"keep-alive")]
+                message = {**message, "headers": headers}
+        if self._ends_by_close:  # uvicorn counts down to 0, whatever the length
+            self.chunked_encoding = False
+            is_last = message["type"] == "http.response.body" and not message.get("more_body")
+            length = len(message.get("body", b""))
+            self.expected_content_length = length if is_last else sys.maxsize
+        await super().send(message)
