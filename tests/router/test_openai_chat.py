@@ -199,6 +199,26 @@ def _emoji(submit: Submit) -> list[FakeToken]:
     return [*(FakeToken(i) for i in ids), FakeToken(EOS, finish=Finish.EOG)]
 
 
+def _letter(submit: Submit) -> list[FakeToken]:
+    """The first half of an é, in a place where its second half or all of it might stand."""
+    tops = [(FIRST_BYTE + 0xC3, -0.5), (FIRST_BYTE + 0xA9, -1.5), (ord("é"), -2.5)]
+    return [FakeToken(FIRST_BYTE + 0xC3, -0.5, Finish.LENGTH, tops)]
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_token_that_is_no_whole_character_has_its_bytes_for_a_name(
+    make_server: MakeServer, stream: bool
+) -> None:
+    body = {"messages": HI, "logprobs": True, "top_logprobs": 3, "stream": stream}
+    response = httpx.post(make_server(_letter).url + CHAT, json=body)
+    answers = sse_events(response) if stream else [response.json()]
+    logprobs = [answer["choices"][0]["logprobs"] for answer in answers]
+    (token,) = [token for one in logprobs if one for token in one["content"]]
+    assert (token["token"], token["bytes"]) == ("\\xc3", [0xC3])
+    tops = [(top["token"], bytes(top["bytes"])) for top in token["top_logprobs"]]
+    assert tops == [("\\xc3", b"\xc3"), ("\\xa9", b"\xa9"), ("é", "é".encode())]
+
+
 def test_no_chunk_is_sent_for_a_token_that_shows_nothing(make_server: MakeServer) -> None:
     server = make_server(_emoji)
     response = httpx.post(server.url + CHAT, json={"messages": HI, "stream": True})

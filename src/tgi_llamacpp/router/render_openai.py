@@ -19,6 +19,7 @@ from tgi_llamacpp.router.generation import FinishReason, Generation, TokenEvent
 from tgi_llamacpp.router.json_format import dumps, float32, quote
 from tgi_llamacpp.router.mailbox import Alternatives
 from tgi_llamacpp.router.sse import event as sse_event
+from tgi_llamacpp.router.token_names import chat_name, completion_names
 
 SYSTEM_FINGERPRINT = f"{__version__}-native"
 _FINISH = {FinishReason.LENGTH: "length", FinishReason.EOS: "stop", FinishReason.STOP: "stop"}
@@ -104,7 +105,7 @@ def _chat_logprob(event: TokenEvent, detokenizer: Detokenizer, num_top: int) -> 
 
 
 def _token_logprob(token_id: int, logprob: float, detokenizer: Detokenizer) -> str:
-    text, data = detokenizer.token_text(token_id), detokenizer.token_bytes(token_id)
+    text, data = chat_name(token_id, detokenizer), detokenizer.token_bytes(token_id)
     numbers = "null" if data is None else f"[{','.join(map(str, data))}]"
     return f'"token":{quote(text)},"logprob":{float32(logprob)},"bytes":{numbers}'
 
@@ -134,9 +135,12 @@ def text_logprobs(entries: Iterable[TextLogprob], detokenizer: Detokenizer, num_
     tops: list[str] = []
     offsets: list[str] = []
     for entry in entries:
-        tokens.append(quote(detokenizer.token_text(entry.id)))
+        alternatives = (entry.alternatives or [])[:num_top]
+        name, names = completion_names(entry.id, (one for one, _ in alternatives), detokenizer)
+        tokens.append(quote(name))
         logprobs.append(float32(entry.logprob))
-        tops.append(_top_map(entry.alternatives, detokenizer, num_top))
+        is_first = entry.alternatives is None
+        tops.append("null" if is_first else _top_map(alternatives, names))
         offsets.append(str(entry.offset))
     return (
         f'{{"tokens":[{",".join(tokens)}],"token_logprobs":[{",".join(logprobs)}],'
@@ -144,12 +148,8 @@ def text_logprobs(entries: Iterable[TextLogprob], detokenizer: Detokenizer, num_
     )
 
 
-def _top_map(alternatives: Alternatives | None, detokenizer: Detokenizer, num_top: int) -> str:
-    if alternatives is None:
-        return "null"
-    kept = reversed(alternatives[:num_top])
-    texts = {detokenizer.token_text(i): float32(logprob) for i, logprob in kept}
-    members = (f"{quote(text)}:{logprob}" for text, logprob in reversed(texts.items()))
+def _top_map(alternatives: Alternatives, names: dict[int, str]) -> str:
+    members = (f"{quote(names[one])}:{float32(logprob)}" for one, logprob in alternatives)
     return f"{{{','.join(members)}}}"
 
 
