@@ -257,6 +257,19 @@ def test_chat_tokenize_shows_the_prompt_and_its_tokens(http: httpx.Client) -> No
     assert answer["tokenize_response"][0] == {"id": 91, "text": "[", "start": 0, "stop": 1}
 
 
+def test_models_are_unavailable_when_no_engine_can_be_started(make_server: MakeServer) -> None:
+    server = make_server()
+    paths = ("/v1/models", "/v1/models/org/model")
+    server.client.is_stalled = True  # another engine will come
+    assert [httpx.get(server.url + path).status_code for path in paths] == [200, 200]
+    server.do(lambda: server.client.give_up("The engine ended 5 times in a row"))
+    for path in paths:
+        response = httpx.get(server.url + path)
+        assert response.status_code == 503
+        assert response.json()["error"]["message"] == "The engine ended 5 times in a row"
+        assert response.json()["error_type"] == "engine_unavailable"
+
+
 def test_top_logprobs_alone_change_nothing(make_server: MakeServer) -> None:
     server = make_server()
     answer = httpx.post(server.url + CHAT, json={"messages": HI, "top_logprobs": 3}).json()

@@ -94,6 +94,11 @@ class EngineClient:
         """No engine will come, unless one takes over."""
         return self._end_reason is not None
 
+    def check_not_given_up(self) -> None:
+        """Raises EngineUnavailable: there will be no engine, and this is why."""
+        if self._end_reason is not None:
+            raise EngineUnavailable(self._end_reason)
+
     @property
     def num_open(self) -> int:
         """Sequences submitted and not yet finished, failed or aborted."""
@@ -185,8 +190,7 @@ class EngineClient:
         Raises:
             EngineUnavailable: there will be no other.
         """
-        if self._end_reason is not None:
-            raise EngineUnavailable(self._end_reason)
+        self.check_not_given_up()
         sequence = OpenSequence(
             next(self._next_seq_id),
             mailbox,

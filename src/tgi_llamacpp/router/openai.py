@@ -191,13 +191,15 @@ def _model(services: Services) -> dict[str, object]:
 
 
 async def models(exchange: Exchange) -> None:
-    """GET /v1/models"""
+    """GET /v1/models, which clients ask whether there is anything that can answer."""
+    exchange.services.engine.check_not_given_up()
     answer = {"object": "list", "data": [_model(exchange.services)]}
     await exchange.respond(dumps(answer).encode())
 
 
 async def model(exchange: Exchange) -> None:
     """GET /v1/models/{model_id}"""
+    exchange.services.engine.check_not_given_up()
     asked = exchange.scope["path_params"]["model_id"]
     if asked != exchange.services.config.model_id:
         raise ModelNotFound(f"The model {dumps(asked)} does not exist")

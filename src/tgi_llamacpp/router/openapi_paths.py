@@ -151,14 +151,19 @@ def _tgi() -> Operations:
 
 def _openai() -> Operations:
     models = Operation(
-        summary="The model", tag="OpenAI", answer=reference("ModelList"), is_work=False
+        summary="The model",
+        tag="OpenAI",
+        answer=reference("ModelList"),
+        errors=Errors.OPENAI,
+        statuses=(503,),
+        is_work=False,
     )
     model = Operation(
         summary="The model, by its name",
         tag="OpenAI",
         answer=reference("Model"),
         errors=Errors.OPENAI,
-        statuses=(404,),
+        statuses=(404, 503),
         is_work=False,
     )
     return {
