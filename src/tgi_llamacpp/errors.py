@@ -5,6 +5,8 @@ Raised anywhere, rendered in one place (router/app.py). The table:
 | class              | error_type                     | status | raised by |
 |--------------------|--------------------------------|--------|-----------|
 | BodyError          | (plain text, TGI's framework)  | 400, 413, 415, 422 | router/schemas |
+| RouteNotFound      | route_not_found                | 404    | router/app, below /v1 alone |
+| MethodNotAllowed   | method_not_allowed             | 405    | router/exchange, below /v1 alone |
 | ValidationError    | validation                     | 422    | router/validation |
 | TemplateError      | template_error                 | 422    | router/chat |
 | ToolError          | tool_error                     | 422    | router/openai |
@@ -24,6 +26,8 @@ RunnerError is the engine's own: the native core met a bug of ours, or died. It 
 """
 
 from __future__ import annotations
+
+from collections.abc import Iterable
 
 
 class TgiError(Exception):
@@ -51,6 +55,28 @@ class BodyError(TgiError):
     def __init__(self, message: str, http_status: int, param: str | None = None) -> None:
         super().__init__(message, param)
         self.http_status = http_status
+
+
+class RouteNotFound(TgiError):
+    """A path that no route has."""
+
+    error_type = "route_not_found"
+    http_status = 404
+
+    def __init__(self, method: str, path: str, known: Iterable[str]) -> None:
+        super().__init__(
+            f"There is no route {method} {path:.200}. The routes are {', '.join(known)}."
+        )
+
+
+class MethodNotAllowed(TgiError):
+    """A route that has other methods."""
+
+    error_type = "method_not_allowed"
+    http_status = 405
+
+    def __init__(self, method: str, path: str, allowed: Iterable[str]) -> None:
+        super().__init__(f"{path:.200} does not take {method}. Use {' or '.join(allowed)}.")
 
 
 class ValidationError(TgiError):

@@ -1,4 +1,7 @@
 import dataclasses
+import gzip
+import json
+from urllib.parse import quote
 
 import httpx
 import numpy as np
@@ -24,7 +27,6 @@ def test_an_unknown_path_is_an_empty_404(http: httpx.Client, path: str) -> None:
         ("GET", "/generate", "POST"),
         ("POST", "/health", "GET,HEAD"),
         ("PUT", "/", "POST,GET,HEAD"),
-        ("DELETE", "/v1/chat/completions", "POST"),
     ],
 )
 def test_a_wrong_method_is_an_empty_405_that_names_the_right_ones(
@@ -33,6 +35,64 @@ def test_a_wrong_method_is_an_empty_405_that_names_the_right_ones(
     response = http.request(method, path)
     assert (response.status_code, response.content) == (405, b"")
     assert response.headers["allow"] == allow
+
+
+@pytest.mark.parametrize("method", ["GET", "POST", "DELETE"])
+@pytest.mark.parametrize("path", ["/v1/embeddings", "/v1/v1/completions", "/v1/", '/v1/"\n'])
+def test_an_unknown_path_below_v1_is_told_of_as_openai_tells_errors(
+    http: httpx.Client, method: str, path: str
+) -> None:
+    response = http.request(method, quote(path))
+    assert response.status_code == 404
+    assert response.headers["content-type"] == "application/json"
+    assert response.headers["access-control-allow-origin"] == "*"
+    error = response.json()["error"]
+    assert f"{method} {path}" in error["message"]
+    assert "POST /v1/chat/completions" in error["message"]
+    assert (error["type"], error["code"]) == ("not_found_error", "route_not_found")
+    assert http.head(quote(path)).content == b""
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "allow"),
+    [
+        ("DELETE", "/v1/chat/completions", ["POST"]),
+        ("GET", "/v1/completions", ["POST"]),
+        ("POST", "/v1/models", ["GET", "HEAD"]),
+        ("PATCH", "/v1/models/org/model", ["GET", "HEAD"]),
+    ],
+)
+def test_a_wrong_method_below_v1_is_told_of_as_openai_tells_errors(
+    http: httpx.Client, method: str, path: str, allow: list[str]
+) -> None:
+    response = http.request(method, path)
+    assert response.status_code == 405
+    assert response.headers["allow"] == ",".join(allow)
+    error = response.json()["error"]
+    assert error["message"] == f"{path} does not take {method}. Use {' or '.join(allow)}."
+    assert (error["type"], error["code"]) == ("invalid_request_error", "method_not_allowed")
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "br", "Zstd", "identity, deflate"])
+def test_an_encoded_body_is_refused_by_the_name_of_its_encoding(
+    http: httpx.Client, encoding: str
+) -> None:
+    for path, body in POSTS.items():
+        data = gzip.compress(json.dumps(body).encode())
+        headers = {"content-type": "application/json", "content-encoding": encoding}
+        response = http.post(path, content=data, headers=headers)
+        assert response.status_code == 415
+        text = response.json()["error"]["message"] if path.startswith("/v1/") else response.text
+        assert text == (
+            f"`Content-Encoding: {encoding}` is not supported: send the body without an encoding"
+        )
+
+
+@pytest.mark.parametrize("encoding", ["identity", "Identity", "", "identity,identity"])
+def test_a_body_that_is_encoded_in_name_alone_is_read(http: httpx.Client, encoding: str) -> None:
+    for path, body in POSTS.items():
+        response = http.post(path, json=body, headers={"content-encoding": encoding})
+        assert response.status_code == 200
 
 
 def test_head_works_where_get_does(http: httpx.Client) -> None:

@@ -13,7 +13,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from tgi_llamacpp.config import RouterConfig
-from tgi_llamacpp.errors import StartupError
+from tgi_llamacpp.errors import RouteNotFound, StartupError
 from tgi_llamacpp.router import (
     docs,
     kserve,
@@ -148,7 +148,17 @@ def _with_vertex_ai(table: Table, config: RouterConfig) -> Table:
     return table
 
 
+def _names(table: Table) -> list[str]:
+    """The routes as a client would call them: POST /v1/completions."""
+    return [f"{method} {path}" for path, of in table.items() for method in of if "{" not in path]
+
+
 async def _not_found(scope: Scope, receive: Receive, send: Send) -> None:
-    headers = [(b"content-length", b"0")]
+    """Empty as TGI's, but below /v1, where clients show their users what an error says."""
+    headers, body = [], b""
+    if scope["path"].startswith("/v1/"):
+        body = error_text(RouteNotFound(scope["method"], scope["path"], _names(_OPENAI))).encode()
+        headers.append((b"content-type", b"application/json"))
+    headers.append((b"content-length", b"%d" % len(body)))
     await send({"type": "http.response.start", "status": 404, "headers": headers})
-    await send({"type": "http.response.body", "body": b"", "more_body": False})
+    await send({"type": "http.response.body", "body": body, "more_body": False})

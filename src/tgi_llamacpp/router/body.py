@@ -21,6 +21,7 @@ from tgi_llamacpp.router.shapes import Doubt, Shape
 T = TypeVar("T")
 _JSON_TYPE = re.compile(rb"application/(json|[^/;\s]+\+json)\s*(;.*)?", re.IGNORECASE | re.DOTALL)
 _WRONG_TYPE = "Expected request with `Content-Type: application/json`"
+_ENCODED = "`Content-Encoding: {}` is not supported: send the body without an encoding"
 _TOO_LONG = "Failed to buffer the request body: length limit exceeded"
 SLOW_BYTES = 32_768
 """Bodies above this size are decoded exactly in a worker, not on the event loop."""
@@ -36,10 +37,14 @@ async def read_body(
     """The whole body of a JSON request. `take` is told of its bytes as they come, and may refuse.
 
     Raises:
-        BodyError: 415 for a content type that is not JSON, 413 above `max_bytes`.
+        BodyError: 415 for a content type that is not JSON and for a content encoding, 413 above
+            `max_bytes`.
         ClientDisconnected: the client left before the end.
     """
     headers = dict(scope["headers"])
+    encoding = _encoding(scope)
+    if encoding:
+        raise BodyError(_ENCODED.format(encoding), 415)
     if _JSON_TYPE.fullmatch(headers.get(b"content-type", b"").strip()) is None:
         raise BodyError(_WRONG_TYPE, 415)
     if int(headers.get(b"content-length", b"0")) > max_bytes:
@@ -57,6 +62,14 @@ async def read_body(
         take(len(chunks[-1]))
         if not message.get("more_body", False):
             return b"".join(chunks)
+
+
+def _encoding(scope: Scope) -> str:
+    """The content encoding as the client names it; empty where the bytes are as they are."""
+    values = [value for name, value in scope["headers"] if name == b"content-encoding"]
+    text = b", ".join(values).decode("latin-1").strip()
+    names = {name.strip().lower() for name in text.split(",")}
+    return text if names - {"", "identity"} else ""
 
 
 def decode_quickly(body: bytes, shape: Shape[T]) -> T:

@@ -15,7 +15,7 @@ from typing import TypeVar
 
 from starlette.types import Receive, Scope, Send
 
-from tgi_llamacpp.errors import BodyError, EngineUnavailable, TgiError
+from tgi_llamacpp.errors import BodyError, EngineUnavailable, MethodNotAllowed, TgiError
 from tgi_llamacpp.router import sse
 from tgi_llamacpp.router.body import (
     SLOW_BYTES,
@@ -209,7 +209,7 @@ class Endpoint:
     ) -> None:
         self._services = services
         self._methods = dict(methods)
-        self._allow = ",".join(_with_head(self._methods)).encode()
+        self._allowed = list(_with_head(self._methods))
         self._error_text = error_text
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -220,8 +220,7 @@ class Endpoint:
             if self._services.keys.are_needed and method != "GET":
                 exchange.services = _with_key(self._services, scope)
             if handler is None:
-                allow = [(b"allow", self._allow)]
-                await exchange.respond(b"", status=405, content_type=None, headers=allow)
+                await self._refuse_method(exchange)
             else:
                 await handler(exchange)
         except ClientDisconnected:
@@ -237,6 +236,16 @@ class Endpoint:
             logger.exception("a bug of ours, in the handler of %r", scope["path"])
             if not exchange.is_answered:
                 await self._fail(exchange, InternalError("Internal error; the server's log has it"))
+
+    async def _refuse_method(self, exchange: Exchange) -> None:
+        """Empty as TGI's, or in the form of this route's errors."""
+        body, content_type = b"", None
+        if self._error_text is not None:
+            scope = exchange.scope
+            error = MethodNotAllowed(scope["method"], scope["path"], self._allowed)
+            body, content_type = self._error_text(error).encode(), b"application/json"
+        allow = [(b"allow", ",".join(self._allowed).encode())]
+        await exchange.respond(body, status=405, content_type=content_type, headers=allow)
 
     async def _fail(self, exchange: Exchange, error: TgiError) -> None:
         exchange.report_failure(error)

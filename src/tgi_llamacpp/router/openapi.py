@@ -24,7 +24,7 @@ _REASONS = {
     401: "The API key is missing or wrong.",
     404: "There is no such thing.",
     413: "The body is larger than the payload limit.",
-    415: "The content type is not JSON.",
+    415: "The content type is not JSON, or the body has a content encoding.",
     422: "The body is no such request, or a rule is broken; the message says which.",
     424: "The engine gave up on the request.",
     429: "The server is full.",
