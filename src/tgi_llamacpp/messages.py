@@ -19,13 +19,13 @@ import msgspec
 from tgi_llamacpp.config import EngineConfig
 from tgi_llamacpp.histogram import DURATION_BOUNDS_S, Counts
 
-PROTOCOL_VERSION = 4
+PROTOCOL_VERSION = 5
 MAX_FRAME_BYTES = 64 * 1024 * 1024
 SIZE_BOUNDS = tuple(range(1, 1025))  # of a batch in sequences, as in TGI
 # Why an admitted sequence found nothing in the prefix cache: nobody begins as it does; too little
 # of it; those who do are not there yet; the memory shares states only whole; its ids are to be
-# scored, for which nobody has kept logits.
-PREFIX_MISSES = ("unknown", "short", "computing", "partial", "scored")
+# scored, for which nobody has kept logits; the request wants nothing of others.
+PREFIX_MISSES = ("unknown", "short", "computing", "partial", "scored", "unwanted")
 # Why a save to host memory or a load from it was not done: no time beside running streams; it takes
 # longer than to compute the tokens; it does not fit the bound, or the machine's memory; the slot's
 # cells come with the next step, or there are none free.
@@ -47,7 +47,7 @@ class SamplingParams(msgspec.Struct, frozen=True, array_like=True, gc=False):
     Order: logit_bias; repetition, frequency and presence penalty; DRY; temperature; top-k; top-p;
     typical-p; min-p; XTC; draw. mirostat 1 or 2 takes the place of every cut. The defaults are off.
     temperature 0 is greedy: the argmax after the penalties and DRY; cuts do not matter then.
-    mirostat's bound starts anew when a sequence is resumed.
+    mirostat's bound starts anew when a sequence is resumed, and when it has its min_new_tokens.
     """
 
     temperature: float = 0.0
@@ -74,6 +74,7 @@ class SamplingParams(msgspec.Struct, frozen=True, array_like=True, gc=False):
     mirostat: int = 0  # 1 or 2: the version
     mirostat_tau: float = 5.0  # the surprise aimed at, in bits
     mirostat_eta: float = 0.1  # the rate of learning
+    min_new_tokens: int = 0  # output before which the ends of generation are banned
 
 
 class Start(msgspec.Struct, frozen=True, array_like=True, tag="start"):
@@ -101,6 +102,7 @@ class Submit(msgspec.Struct, frozen=True, array_like=True, tag="submit", gc=Fals
     prompt_logprobs: bool = False
     num_scored: int = 0  # log-probabilities that are there already, when a sequence is resumed
     more_follow: bool = False  # others are about to be submitted: an engine at rest awaits them
+    takes_prefix: bool = True  # else the whole prompt is computed for it, whoever had it before
 
 
 class Abort(msgspec.Struct, frozen=True, array_like=True, tag="abort", gc=False):

@@ -71,6 +71,7 @@ def submit_of(
     scope: int = 0,
     prompt_logprobs: bool = False,
     num_scored: int = 0,
+    takes_prefix: bool = True,
 ) -> Submit:
     """A Submit; an int as prompt is a length."""
     ids = prompt_of(seq_id, prompt) if isinstance(prompt, int) else prompt
@@ -84,6 +85,7 @@ def submit_of(
         scope=scope,
         prompt_logprobs=prompt_logprobs,
         num_scored=num_scored,
+        takes_prefix=takes_prefix,
     )
 
 

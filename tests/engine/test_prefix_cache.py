@@ -107,6 +107,19 @@ def test_without_the_cache_nothing_stays() -> None:
     assert all(simulation.runner.num_cells(slot) == 0 for slot in range(4))
 
 
+@LAYOUTS
+def test_who_wants_nothing_of_others_computes_its_prompt_and_serves_them(
+    limits: RunnerLimits,
+) -> None:
+    simulation = simulate(limits)
+    run(simulation, shared(1))
+    run(simulation, shared(2, takes_prefix=False), shared(3, takes_prefix=False))
+    assert simulation.cached == {}
+    assert simulation.scheduler.counters.prefix.num_misses == {"unknown": 1, "unwanted": 2}
+    run(simulation, shared(4))
+    assert simulation.cached == {4: 20}
+
+
 def test_other_scopes_share_nothing() -> None:
     simulation = simulate()
     run(simulation, shared(1, scope=1), shared(2, scope=2))

@@ -22,7 +22,7 @@ from tests.engine.simulation import (
     text_alone,
 )
 from tgi_llamacpp.engine.fake_runner import FakeRunner
-from tgi_llamacpp.engine.runner import RunnerLimits
+from tgi_llamacpp.engine.runner import Int32s, RunnerLimits
 from tgi_llamacpp.messages import Finish, SamplingParams, StepOut, Submit
 
 
@@ -229,6 +229,45 @@ def test_a_resumed_sequence_goes_on_and_counts_what_it_has() -> None:
     simulation.run()
     assert simulation.texts[1] == expected[4:]
     assert simulation.finishes == {1: Finish.LENGTH}
+
+
+class OpenedRunner(FakeRunner):
+    """Remembers with which tokens banned a slot was opened, and after how many of output."""
+
+    def __init__(self, limits: RunnerLimits) -> None:
+        super().__init__(limits)
+        self.opened: list[tuple[int, list[int]]] = []
+
+    def open(
+        self, slot: int, params: SamplingParams, prompt_ids: Int32s, generated_ids: Int32s
+    ) -> None:
+        super().open(slot, params, prompt_ids, generated_ids)
+        values = np.frombuffer(params.bias_values, np.float32)
+        banned = np.frombuffer(params.bias_ids, np.int32)[np.isneginf(values)]
+        self.opened.append((len(generated_ids), banned.tolist()))
+
+
+@pytest.mark.parametrize("num_generated", [0, 2])
+def test_ends_are_banned_until_there_are_the_least_tokens(num_generated: int) -> None:
+    params = SamplingParams(min_new_tokens=4, bias_ids=ids_of(7).tobytes(), bias_values=b"\0" * 4)
+    whole = submit_of(1, 3, 6, params=params)
+    expected = text_alone(whole)
+    runner = OpenedRunner(SPLIT)
+    simulation = Simulation(runner, engine_limits(SPLIT, eog_ids=frozenset({9, 8})))
+    given = expected[:num_generated]
+    simulation.submit(submit_of(1, 3, 6, generated=given, params=params))
+    simulation.run()
+    assert runner.opened == [(num_generated, [8, 9]), (4, [])]
+    assert simulation.texts[1] == expected[num_generated:]
+
+
+def test_one_that_is_resumed_with_the_least_tokens_may_end() -> None:
+    runner = OpenedRunner(SPLIT)
+    simulation = Simulation(runner)
+    params = SamplingParams(min_new_tokens=2)
+    simulation.submit(submit_of(1, 3, 6, generated=[1, 2], params=params))
+    simulation.run()
+    assert runner.opened == [(2, [])]
 
 
 # Refusals: one sentence, and nobody else is touched

@@ -110,6 +110,24 @@ def test_a_sequence_goes_on_in_the_next_engine_where_it_stopped() -> None:
     asyncio.run(main())
 
 
+def test_the_next_engine_is_asked_for_the_same_as_the_one_before() -> None:
+    async def main() -> None:
+        async with engines() as world:
+            params = SamplingParams(min_new_tokens=3)
+            world.client.submit(Mailbox(), prompt_of(3), 4, params, takes_prefix=False)
+            (before,) = await world.engine.wait_for(Submit)
+            world.engine.step()
+            await world.crash()
+            (after,) = await (await world.start()).wait_for(Submit)
+            assert isinstance(before, Submit)
+            assert isinstance(after, Submit)
+            assert before.params == after.params == params
+            assert not before.takes_prefix
+            assert not after.takes_prefix
+
+    asyncio.run(main())
+
+
 def test_what_an_engine_found_cached_does_not_count_where_the_next_computes_it() -> None:
     async def main() -> None:
         async with engines() as world:

@@ -166,6 +166,7 @@ def _check_params(params: SamplingParams, max_top_tokens: int) -> str | None:
         "penalty_last_n": -1 <= params.penalty_last_n < 2**31,
         "dry_allowed_length": 0 <= params.dry_allowed_length < 2**31,
         "dry_last_n": -1 <= params.dry_last_n < 2**31,
+        "min_new_tokens": 0 <= params.min_new_tokens < 2**32,
         "mirostat": 0 <= params.mirostat <= 2,
     }
     for name, good in is_good.items():

@@ -29,6 +29,7 @@ class Placement:
         min_prefix_tokens: int | None,
         counters: Counters,
         host_tier: HostTier | None = None,
+        eog_ids: frozenset[int] = frozenset(),
     ) -> None:
         """min_prefix_tokens: a shorter prefix is computed again; None is no prefix cache."""
         limits = runner.limits
@@ -40,6 +41,7 @@ class Placement:
             max_pool_tokens=limits.max_pool_tokens,
         )
         self._runner = runner
+        self._eog_ids = eog_ids
         self._counters = counters
         self._host_tier = host_tier
         self._cache = None
@@ -80,7 +82,18 @@ class Placement:
         if self._cache:
             self._cache.enter(sequence)
             self._start(sequence, match)
-        self._runner.open(slot, sequence.params, sequence.prompt_ids, sequence.output_ids())
+        self._open(sequence)
+
+    def reopen(self, sequence: Sequence) -> None:
+        """The parameters of its next token are others than those of the last one."""
+        assert sequence.slot is not None
+        self._runner.park(sequence.slot)
+        self._open(sequence)
+
+    def _open(self, sequence: Sequence) -> None:
+        assert sequence.slot is not None
+        params = sequence.sampling(self._eog_ids)
+        self._runner.open(sequence.slot, params, sequence.prompt_ids, sequence.output_ids())
 
     def release(self, sequence: Sequence, *, keep: bool) -> None:
         """Free a slot; where its cells may serve others they are kept."""
@@ -151,6 +164,8 @@ class Placement:
             return Match()
         if sequence.num_to_score:  # logits are in nobody's cells
             return Match(miss="scored")
+        if not sequence.takes_prefix:
+            return Match(miss="unwanted")
         match = self._cache.find(sequence)
         if self._host_tier is None:
             return match

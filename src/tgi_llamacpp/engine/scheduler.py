@@ -61,7 +61,7 @@ class Scheduler:
         # Sequences
         self._host_tier = self._make_host_tier(now_s)
         self._placement = Placement(
-            runner, limits.min_prefix_tokens, self.counters, self._host_tier
+            runner, limits.min_prefix_tokens, self.counters, self._host_tier, limits.eog_ids
         )
         self._slots = self._placement.table
         self.aside = Aside(runner, self._slots, self.counters, limits)
@@ -163,6 +163,7 @@ class Scheduler:
             scope=submit.scope,
             wants_prompt_logprobs=submit.prompt_logprobs,
             num_scored=submit.num_scored,
+            takes_prefix=submit.takes_prefix,
         )
 
     def abort(self, seq_ids: list[int]) -> None:
@@ -273,7 +274,7 @@ class Scheduler:
             sequence = self._slots[slot]
             assert sequence is not None, f"slot {slot} was sampled and is empty"
             reason = "its weights or its file may be broken"
-            if sequence.params.bias_ids:
+            if sequence.params.bias_ids or sequence.must_go_on:
                 reason = (
                     f"the request's logit_bias bans every token that it could give, or {reason}"
                 )
@@ -298,7 +299,10 @@ class Scheduler:
             sequence = self._slots[slot]
             assert sequence is not None, f"slot {slot} was sampled and is empty"
             sequences.append(sequence)
+            had_to_go_on = sequence.must_go_on
             finishes.append(sequence.append(token_id, eog_ids))
+            if had_to_go_on and not sequence.must_go_on and not finishes[-1]:
+                self._placement.reopen(sequence)
         out = self._step_out(result, sequences, bytes(finishes))
         if any(finishes):
             for sequence, finish in zip(sequences, finishes, strict=True):

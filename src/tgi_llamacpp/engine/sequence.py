@@ -10,6 +10,7 @@ import enum
 from array import array
 from dataclasses import dataclass, field
 
+import msgspec
 import numpy as np
 
 from tgi_llamacpp.engine.runner import Int32s
@@ -41,6 +42,7 @@ class Sequence:
     submitted_s: float
     scope: int = 0  # prefixes are shared within it alone
     wants_prompt_logprobs: bool = False  # so its prompt is computed here, whoever had it before
+    takes_prefix: bool = True  # of what others have computed
     num_scored: int = 0  # log-probabilities reported: of the prompt ids [1, 1 + num_scored)
 
     slot: int | None = None
@@ -105,6 +107,23 @@ class Sequence:
     def output_ids(self) -> Int32s:
         """A copy of the ids produced so far."""
         return np.array(self.generated_ids, dtype=np.int32)
+
+    @property
+    def must_go_on(self) -> bool:
+        """It has not the output yet before which it must not end by itself."""
+        return len(self.generated_ids) < self.params.min_new_tokens
+
+    def sampling(self, eog_ids: frozenset[int]) -> SamplingParams:
+        """The parameters of its next token."""
+        if not self.must_go_on:
+            return self.params
+        banned = np.array(sorted(eog_ids), np.int32)
+        values = np.full(len(banned), -np.inf, np.float32)
+        return msgspec.structs.replace(
+            self.params,
+            bias_ids=self.params.bias_ids + banned.tobytes(),
+            bias_values=self.params.bias_values + values.tobytes(),
+        )
 
     def append(self, token_id: int, eog_ids: frozenset[int]) -> Finish:
         """Take a sampled id, and say whether it was the last."""

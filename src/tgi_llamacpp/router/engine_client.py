@@ -181,10 +181,12 @@ class EngineClient:
         scope: int = 0,
         prompt_logprobs: bool = False,
         more_follow: bool = False,
+        takes_prefix: bool = True,
     ) -> OpenSequence:
         """Start one sequence; its rows arrive in `mailbox` under `choice`.
 
-        Without an engine it waits for the next one. Prefixes are shared within a `scope`.
+        Without an engine it waits for the next one. Prefixes are shared within a `scope`,
+        unless it is not to take one.
         more_follow: others come in a moment, for whom an engine at rest had better wait.
 
         Raises:
@@ -204,6 +206,7 @@ class EngineClient:
         if prompt_logprobs:
             sequence.scores = PromptScores(prompt_ids, params.num_top_tokens)
         sequence.more_follow = more_follow
+        sequence.takes_prefix = takes_prefix
         self._open[sequence.seq_id] = sequence
         if self._is_serving:
             self._resubmission.add(sequence)

@@ -34,6 +34,7 @@ class OpenSequence:
         "scope",
         "scores",
         "seq_id",
+        "takes_prefix",
     )
 
     def __init__(
@@ -61,6 +62,7 @@ class OpenSequence:
         self.num_arrival = seq_id  # which stays, while each engine may know it by another id
         self.is_submitted = False  # to the engine that runs now
         self.crashes = CrashRecord()
+        self.takes_prefix = True  # from sequences of its scope
         self.more_follow = False  # when it is submitted first, others are about to be
         self.scores: PromptScores | None = None  # where the prompt's log-probabilities are wanted
 
@@ -77,4 +79,5 @@ class OpenSequence:
             prompt_logprobs=self.scores is not None,
             num_scored=self.scores.num_scored if self.scores is not None else 0,
             more_follow=self.more_follow,
+            takes_prefix=self.takes_prefix,
         )
