@@ -256,7 +256,6 @@ FOR_EITHER = (
         (FOR_CHUNKS, "ab", "<ab>"),
         (FOR_EITHER, CHUNKS, "a;b"),
         (FOR_EITHER, "ab", "ab"),
-        ("{{ messages[0].content }}", [{"type": "image_url", "image_url": {"url": "u"}}], "![](u)"),
         ("{{ messages[0].content }}", None, ""),
     ],
 )
@@ -264,6 +263,86 @@ def test_content_reaches_a_template_in_the_form_it_takes(
     template: str, content: object, prompt: str
 ) -> None:
     assert rendered(template, [user(content)]) == prompt
+
+
+def developer(content: str) -> Message:
+    return {"role": "developer", "content": content}
+
+
+ROLES = "{% for m in messages %}{{ m.role }}={{ m.content }};{% endfor %}"
+
+
+@pytest.mark.parametrize(
+    ("test", "role"),
+    [
+        ("", "system"),
+        ("{% if messages[0].role == 'system' %}{% endif %}", "system"),
+        ("{# for a developer #}", "system"),
+        ("{% if messages[0].role == 'developer' %}{% endif %}", "developer"),
+        ('{% if messages[0]["role"] in ("system", "developer") %}{% endif %}', "developer"),
+    ],
+)
+def test_a_developers_message_is_the_systems_unless_the_template_knows_the_role(
+    test: str, role: str
+) -> None:
+    messages = [developer("Be brief."), user("Hi")]
+    assert rendered(test + ROLES, messages) == f"{role}=Be brief.;user=Hi;"
+    assert messages[0]["role"] == "developer"  # the client's stay as they are
+
+
+OLD_CALLS: list[Message] = [
+    user("Weather?"),
+    {
+        "role": "assistant",
+        "content": None,
+        "function_call": {"name": "get_weather", "arguments": ARGUMENTS},
+    },
+    {"role": "function", "name": "get_weather", "content": "22 C"},
+]
+
+
+def test_old_calls_of_functions_are_those_of_tools() -> None:
+    template = (
+        "{% for m in messages %}{{ m.role }} {{ m.name }} {{ m.tool_call_id }}"
+        "{% for c in m.tool_calls %}{{ c.id }} {{ c.function.name }}"
+        " {{ c.function.arguments.location }}{% endfor %};{% endfor %}"
+    )
+    wanted = "user  ;assistant  call00001 get_weather Paris;tool get_weather call00001;"
+    assert rendered(template, OLD_CALLS) == wanted
+
+
+def test_old_calls_stay_where_the_template_knows_them() -> None:
+    template = (
+        "{% for m in messages %}{% if m.role == 'function' %}{{ m.content }}{% endif %}"
+        "{% if m.function_call %}{{ m.function_call.name }} {% endif %}{% endfor %}"
+    )
+    assert rendered(template, OLD_CALLS) == "get_weather 22 C"
+
+
+@pytest.mark.parametrize(
+    ("template", "effort", "prompt"),
+    [
+        ("{{ reasoning_effort | default('medium') }}", None, "medium"),
+        ("{{ reasoning_effort | default('medium') }}", "high", "high"),
+        ("{{ enable_thinking is defined and not enable_thinking }}", "none", "True"),
+        ("{{ enable_thinking is defined and not enable_thinking }}", None, "False"),
+        ("x", "none", "x"),
+    ],
+)
+def test_a_template_that_knows_efforts_is_told_of_it(
+    template: str, effort: str | None, prompt: str
+) -> None:
+    assert rendered(template, [user("a")], reasoning_effort=effort) == prompt
+
+
+def test_an_effort_that_the_template_does_not_know_is_refused() -> None:
+    told = complaint(ECHO, [user("a")], reasoning_effort="low")
+    assert told.startswith("`reasoning_effort` has no meaning for this model")
+    knows = "{{ reasoning_effort }}"
+    options = {"reasoning_effort": "low", "template_kwargs": {"reasoning_effort": "high"}}
+    assert "differs from that of `chat_template_kwargs`" in complaint(knows, [user("a")], **options)
+    options = {"reasoning_effort": "none", "template_kwargs": {"enable_thinking": True}}
+    assert "differs from `enable_thinking`" in complaint(knows, [user("a")], **options)
 
 
 def test_content_that_is_no_text_is_refused() -> None:

@@ -18,7 +18,7 @@ from typing import Any, cast
 import jinja2
 
 from tgi_llamacpp.errors import TemplateError
-from tgi_llamacpp.router.chat_messages import ContentForm, Message, variants
+from tgi_llamacpp.router.chat_messages import ContentForm, Message, variants, with_known_roles
 from tgi_llamacpp.router.gguf_metadata import GgufMetadata
 from tgi_llamacpp.router.tokenizer import LoadedTokenizer
 from tgi_llamacpp.router.tokenizer_files import TokenizerFiles
@@ -103,11 +103,13 @@ class ChatTemplate:
         continue_final_message: bool = False,
         documents: list[dict[str, Any]] | None = None,
         template_kwargs: Mapping[str, Any] | None = None,
+        reasoning_effort: str | None = None,
     ) -> str:
         """The prompt of a conversation, to be encoded without special tokens.
 
         `messages` are as the client sent them: content is text, chunks or None, a tool call's
-        arguments may be JSON text. `template_kwargs` are the template's own variables.
+        arguments may be JSON text. `template_kwargs` are the template's own variables, and
+        `reasoning_effort` is one where it knows it.
 
         Raises:
             TemplateError: there is no template, or it complains.
@@ -119,9 +121,11 @@ class ChatTemplate:
             "add_generation_prompt": add_generation_prompt and not continue_final_message,
             "continue_final_message": continue_final_message,
             **self._variables(template_kwargs or {}),
+            **_reasoning(template, reasoning_effort, template_kwargs or {}),
         }
         keeps_none = _TESTS_FOR_NONE.search(template) is not None
-        attempts = variants(messages, self._content_form(template), keeps_none=keeps_none)
+        chat = with_known_roles(messages, template)
+        attempts = variants(chat, self._content_form(template), keeps_none=keeps_none)
         return _first_success(lambda chat: _render(template, chat, options), attempts)
 
     def _choose(self, tools: list[dict[str, Any]] | None) -> str:
@@ -167,6 +171,32 @@ class ChatTemplate:
         except Exception:
             return None
         return prompt if _PROBE in prompt else None
+
+
+def _reasoning(
+    template: str, effort: str | None, template_kwargs: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The variables by which a template is told of an effort. Raises TemplateError."""
+    if effort is None:
+        return {}
+    if template_kwargs.get("reasoning_effort", effort) != effort:
+        raise TemplateError(
+            "`reasoning_effort` differs from that of `chat_template_kwargs`: send one of them"
+        )
+    if effort == "none" and template_kwargs.get("enable_thinking"):
+        raise TemplateError(
+            "`reasoning_effort` none differs from `enable_thinking` of `chat_template_kwargs`:"
+            " send one of them"
+        )
+    if effort == "none":
+        # To templates without such a switch no effort is what they know.
+        return {"enable_thinking": False} if "enable_thinking" in template else {}
+    if "reasoning_effort" in template:
+        return {"reasoning_effort": effort}
+    raise TemplateError(
+        "`reasoning_effort` has no meaning for this model, whose chat template does not know it:"
+        " leave it out"
+    )
 
 
 def _conversations() -> list[list[Message]]:

@@ -7,6 +7,7 @@ templates want text, or chunks, and arguments as objects. Called by chat.py alon
 from __future__ import annotations
 
 import json
+import re
 from enum import Enum, auto
 from typing import Any
 
@@ -42,6 +43,43 @@ def variants(
     ]
 
 
+def with_known_roles(messages: list[Message], template: str) -> list[Message]:
+    """The messages with OpenAI's newer and older roles as those that templates know.
+
+    `developer` becomes `system`, and `function` becomes `tool`, with calls in the form of today,
+    unless the template names the role itself.
+    """
+    stands_for = {
+        role: other
+        for role, other in (("developer", "system"), ("function", "tool"))
+        if re.search(rf"""(['"]){role}\1""", template) is None
+    }
+    if "function" in stands_for:
+        messages = _with_tool_calls(messages)
+    return [
+        {**message, "role": stands_for.get(message["role"], message["role"])}
+        for message in messages
+    ]
+
+
+def _with_tool_calls(messages: list[Message]) -> list[Message]:
+    """Old calls of functions, and what those answered, as calls of tools with ids."""
+    chat: list[Message] = []
+    call_id = ""
+    for number, message in enumerate(messages):
+        call = message.get("function_call")
+        if call is not None and not message.get("tool_calls"):
+            call_id = f"call{number:05}"  # nine letters and digits, which Mistral's insist on
+            old = {key: value for key, value in message.items() if key != "function_call"}
+            tool_call = {"id": call_id, "type": "function", "function": call}
+            chat.append({**old, "tool_calls": [tool_call]})
+        elif message["role"] == "function" and call_id:
+            chat.append({"tool_call_id": call_id, **message})
+        else:
+            chat.append(message)
+    return chat
+
+
 def _with_content(message: Message, form: ContentForm) -> Message:
     content = message.get("content")
     if isinstance(content, list):
@@ -55,16 +93,12 @@ def _with_content(message: Message, form: ContentForm) -> Message:
 
 
 def _text_chunk(chunk: object) -> dict[str, Any]:
-    """A chunk as text; an image is its Markdown, for no model here has eyes."""
+    """A chunk as text."""
     if isinstance(chunk, str):
         return {"type": "text", "text": chunk}
     if isinstance(chunk, dict):
         if isinstance(chunk.get("text"), str):
             return {**chunk, "type": "text"}
-        image = chunk.get("image_url")
-        url = image.get("url") if isinstance(image, dict) else image
-        if isinstance(url, str):
-            return {"type": "text", "text": f"![]({url})"}
         raise TemplateError(f"content of type {chunk.get('type')!r} is not supported, only text")
     raise TemplateError("a chunk of content is neither an object nor a string")
 
