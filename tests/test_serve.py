@@ -85,6 +85,31 @@ class TestAnswers:
         answer = httpx.post(address, headers={name: value}, content=body, timeout=PATIENCE_S).json()
         assert "Paris" in answer["choices"][0]["message"]["content"]
 
+    def test_an_answer_has_the_least_tokens_that_were_asked_for(
+        self, server: ServerProcess
+    ) -> None:
+        body = {**CAPITAL, "max_tokens": 48}
+        short = post(server.url + "/v1/chat/completions", body).json()
+        assert short["choices"][0]["finish_reason"] == "stop"
+        num_short = short["usage"]["completion_tokens"]
+        least = num_short + 8
+        body |= {"min_tokens": least, "stop": ["Paris"]}
+        long = post(server.url + "/v1/chat/completions", body).json()
+        assert long["usage"]["completion_tokens"] >= least
+        assert "Paris" in long["choices"][0]["message"]["content"]
+
+    def test_a_prompt_is_computed_anew_where_the_request_says_so(
+        self, server: ServerProcess
+    ) -> None:
+        text = "one two three four five six seven eight nine ten eleven twelve thirteen " * 4
+        body: dict[str, object] = {"prompt": text, "max_tokens": 1}
+        cached = []
+        for fields in ({}, {}, {"cache_prompt": False}):
+            answer = post(server.url + "/v1/completions", {**body, **fields}).json()
+            cached.append(answer["usage"]["prompt_tokens_details"]["cached_tokens"])
+        assert cached[1] > 0
+        assert cached[2] == 0
+
     def test_info_tells_the_models_name_and_limits(self, server: ServerProcess) -> None:
         info = get(server.url + "/info").json()
         assert info["model_id"] == "tgi-llamacpp/demo"

@@ -90,6 +90,10 @@ class ValidationError(TgiError):
         self.reason = reason
 
 
+class LengthError(ValidationError):
+    """The prompt, or it and what is to be generated, are longer than a sequence may be."""
+
+
 class TemplateError(TgiError):
     """The chat template is missing, or complained."""
 

@@ -15,8 +15,9 @@ from typing import Any
 Json = Any
 Headers = tuple[tuple[bytes, bytes], ...]
 
-_SHORT = {"max_tokens", "max_new_tokens", "max_completion_tokens"}
-_FEW = {"n", "best_of"}
+_SHORT = {"max_tokens", "max_new_tokens"}
+_OTHER_SHORT = {"max_completion_tokens", "n_predict", "min_tokens"}
+_FEW = {"n", "n_cmpl", "best_of"}
 _MAX_DEPTH = 6
 _WORDS = (
     "stone",
@@ -105,7 +106,7 @@ class RequestMaker:
 
     def _value(self, dice: random.Random, schema: Json, name: str, depth: int) -> Json:
         """A value that fits the schema, as far as schemas of this document go."""
-        if name in _SHORT:
+        if name in _SHORT or name in _OTHER_SHORT:
             return dice.randint(1, 6)
         if name in _FEW:
             return dice.randint(1, 2)

@@ -7,9 +7,15 @@ LOVE, TO, CODE = 5360, 304, 775
 
 
 def _run(
-    rows: list[tuple[int, Finish]], stop: list[str] | None = None, *, keep_stop: bool = True
+    rows: list[tuple[int, Finish]],
+    stop: list[str] | None = None,
+    *,
+    keep_stop: bool = True,
+    min_tokens: int = 0,
 ) -> list[TokenEvent]:
-    text = SequenceText(FakeDetokenizer(), stop or [], keep_stop=keep_stop, choice=0)
+    text = SequenceText(
+        FakeDetokenizer(), stop or [], keep_stop=keep_stop, choice=0, min_tokens=min_tokens
+    )
     events = []
     for token_id, finish in rows:
         events.append(text.push(Row(0, token_id, -1.0, finish, None)))
@@ -80,3 +86,12 @@ def test_a_stop_string_may_span_special_tokens() -> None:
     events = _run(_tokens(LOVE, BOS, TO, CODE), ["love to"])
     assert _text(events) == " love to"
     assert events[-1].finish is FinishReason.STOP
+
+
+def test_a_stop_string_ends_nothing_before_the_least_tokens() -> None:
+    rows = _tokens(LOVE, TO, LOVE, TO, CODE, last=Finish.LENGTH)
+    for min_tokens, text in ((0, ""), (1, ""), (2, " love to"), (4, " love to love to code")):
+        events = _run(rows, [" love"], keep_stop=False, min_tokens=min_tokens)
+        assert _text(events) == text
+        is_stopped = events[-1].finish is FinishReason.STOP
+        assert is_stopped == (min_tokens < 4)

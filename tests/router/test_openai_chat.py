@@ -284,7 +284,6 @@ def test_fields_without_effect_are_taken(http: httpx.Client) -> None:
         "store": True,
         "service_tier": "auto",
         "parallel_tool_calls": False,
-        "reasoning_effort": "low",
         "prediction": {"type": "content", "content": "x"},
         "tool_prompt": "Tools:",
         "something_new": [1],

@@ -13,11 +13,39 @@ TOOL = {"type": "function", "function": {"name": "f", "parameters": {}}}
 @pytest.mark.parametrize(
     ("route", "fields", "message", "param"),
     [
-        (CHAT, {"temperature": -1}, "`temperature` must be strictly positive", "temperature"),
+        (
+            CHAT,
+            {"temperature": -1},
+            "`temperature` must be >= 0 and finite (0 takes the likeliest token). Given: -1.0",
+            "temperature",
+        ),
+        (
+            TEXT,
+            {"top_p": 1.5},
+            "`top_p` must be >= 0 and <= 1 (1 is off, 0 takes the likeliest token). Given: 1.5",
+            "top_p",
+        ),
+        (
+            CHAT,
+            {"typical_p": 0},
+            "`typical_p` must be > 0 and <= 1 (1 is off). Given: 0.0",
+            "typical_p",
+        ),
+        (
+            TEXT,
+            {"presence_penalty": 3},
+            "`presence_penalty` must be >= -2 and <= 2 (0 is off). Given: 3.0",
+            "presence_penalty",
+        ),
         (CHAT, {"n": 0}, "`n` must be > 0 and <= 8. Given: 0", "n"),
         (CHAT, {"n": 9}, "`n` must be > 0 and <= 8. Given: 9", "n"),
-        (CHAT, {"watermark": True}, "`watermark` is not supported on this route", "watermark"),
-        (CHAT, {"functions": [{}]}, "`functions` is not supported on this route", "functions"),
+        (CHAT, {"n_cmpl": 9}, "`n_cmpl` must be > 0 and <= 8. Given: 9", "n_cmpl"),
+        (
+            TEXT,
+            {"id_slot": 2},
+            "`id_slot` is not supported on this route: leave it out, or send -1",
+            "id_slot",
+        ),
         (
             CHAT,
             {"top_logprobs": 21, "logprobs": True},
@@ -39,15 +67,41 @@ TOOL = {"type": "function", "function": {"name": "f", "parameters": {}}}
         (
             CHAT,
             {"max_tokens": 3, "max_completion_tokens": 4},
-            "`max_tokens` and `max_completion_tokens` must not differ",
+            "`max_tokens` and `max_completion_tokens` are two names of one setting and must not"
+            " differ. Given: 3 and 4: send one of them",
             "max_tokens",
         ),
         (
-            CHAT,
-            {"max_completion_tokens": 0},
-            "`max_completion_tokens` must be strictly positive",
+            TEXT,
+            {"max_completion_tokens": 4, "n_predict": -1},
+            "`max_completion_tokens` and `n_predict` are two names of one setting and must not"
+            " differ. Given: 4 and -1: send one of them",
             "max_completion_tokens",
         ),
+        *(
+            (
+                route,
+                {name: 0},
+                f"`{name}` must be > 0, or -1 for all the room there is. Given: 0",
+                name,
+            )
+            for route in (CHAT, TEXT)
+            for name in ("max_tokens", "max_completion_tokens", "n_predict")
+        ),
+        (
+            CHAT,
+            {"min_tokens": 4, "max_tokens": 3},
+            "`min_tokens` must be <= 3, the most that this request may generate. Given: 4",
+            "min_tokens",
+        ),
+        (
+            CHAT,
+            {"messages": []},
+            "`messages` must have at least one message. Given: an empty list",
+            "messages",
+        ),
+        (CHAT, {"n_probs": 21}, "`n_probs` must be >= 0 and <= 20. Given: 21", "n_probs"),
+        (TEXT, {"n_probs": 6}, "`n_probs` must be >= 0 and <= 5. Given: 6", "n_probs"),
         (CHAT, {"stop": [""]}, "`stop` sequences cannot be empty", "stop"),
         (
             TEXT,
@@ -104,24 +158,90 @@ def test_tools_are_refused_until_they_work(http: httpx.Client, choice: object) -
     assert response.json()["error"]["message"] == "Tool error: `tools` are not supported yet"
 
 
+@pytest.mark.parametrize("choice", [None, "auto", {"name": "f"}])
+def test_functions_are_refused_as_tools_are(http: httpx.Client, choice: object) -> None:
+    response = http.post(CHAT, json={"messages": HI, "functions": [{}], "function_call": choice})
+    assert response.status_code == 422
+    assert response.json()["error"]["message"] == "Tool error: `functions` are not supported yet"
+    assert response.json()["error"]["param"] == "functions"
+
+
 def test_tools_that_may_not_be_called_are_left_out(http: httpx.Client) -> None:
-    for fields in ({"tools": [TOOL], "tool_choice": "none"}, {"tools": []}):
-        assert http.post(CHAT, json={"messages": HI, **fields}).status_code == 200
+    for fields in (
+        {"tools": [TOOL], "tool_choice": "none"},
+        {"functions": [{"name": "f"}], "function_call": "none"},
+        {"tools": []},
+        {"tool_choice": "auto"},
+        {"tool_choice": "none", "function_call": "none"},
+        {"function_call": "auto"},
+    ):
+        assert http.post(CHAT, json={"messages": HI, **fields}).status_code == 200, fields
+
+
+@pytest.mark.parametrize(
+    ("field", "choice"),
+    [
+        ("tool_choice", "required"),
+        ("tool_choice", {"type": "function", "function": {"name": "f"}}),
+        ("function_call", {"name": "f"}),
+    ],
+)
+def test_a_call_that_must_be_is_refused_without_tools(
+    http: httpx.Client, field: str, choice: object
+) -> None:
+    response = http.post(CHAT, json={"messages": HI, field: choice})
+    assert response.status_code == 422
+    assert response.json()["error"]["param"] == field
 
 
 def test_neutral_values_of_unsupported_fields_are_no_reason(http: httpx.Client) -> None:
-    neutral = {"adapter_id": "", "grammar": None, "functions": [], "watermark": False}
+    neutral = {"adapter_id": "", "grammar": None, "functions": [], "watermark": False, "best_of": 1}
     body = {"messages": HI, **neutral, "response_format": {"type": "text"}}
     assert http.post(CHAT, json=body).status_code == 200
 
 
-def test_too_long_a_prompt_has_openais_code(http: httpx.Client) -> None:
-    long = "a" * 3000
-    chat = [{"role": "user", "content": long}]
-    for route, field, value in ((TEXT, "prompt", long), (CHAT, "messages", chat)):
-        error = http.post(route, json={field: value}).json()["error"]
+@pytest.mark.parametrize(
+    ("route", "prompt_field", "length_field"),
+    [
+        (CHAT, "messages", "max_tokens"),
+        (CHAT, "messages", "max_completion_tokens"),
+        (TEXT, "prompt", "max_tokens"),
+        (TEXT, "prompt", "n_predict"),
+    ],
+)
+def test_lengths_are_told_by_the_names_and_numbers_that_were_sent(
+    http: httpx.Client, route: str, prompt_field: str, length_field: str
+) -> None:
+    def ask(num_characters: int, **fields: object) -> dict[str, str]:
+        text = "a" * num_characters
+        prompt = text if route == TEXT else [{"role": "user", "content": text}]
+        response = http.post(route, json={prompt_field: prompt, **fields})
+        assert response.status_code == 422
+        return dict(response.json()["error"])
+
+    long = ask(3000)
+    assert f"`{prompt_field}` must have at most 1024 tokens. Given: 30" in long["message"]
+    together = ask(1200, **{length_field: 1500})
+    assert f"`{prompt_field}` tokens + `{length_field}` must be <= 2048" in together["message"]
+    assert together["message"].endswith(f" and 1500 `{length_field}`")
+    for error in (long, together):
         assert error["code"] == "context_length_exceeded"
-        assert error["param"] == field
+        assert error["param"] == prompt_field
+
+
+@pytest.mark.parametrize("name", ["max_tokens", "max_completion_tokens", "n_predict"])
+@pytest.mark.parametrize("route", [CHAT, TEXT])
+def test_a_length_of_minus_1_is_all_the_room(
+    make_server: MakeServer, route: str, name: str
+) -> None:
+    server = make_server()
+    body: dict[str, object] = {"messages": HI} if route == CHAT else {"prompt": "a"}
+    for fields in ({}, {name: -1}, {name: 7}):
+        assert httpx.post(server.url + route, json={**body, **fields}).status_code == 200
+    lengths = [m.max_new_tokens for m in server.engine.received if isinstance(m, Submit)]
+    assert lengths[0] == lengths[1] > 1024
+    assert lengths[2] == 7
+    assert httpx.post(server.url + route, json={**body, name: -2}).status_code == 422
 
 
 def test_what_the_template_says_reaches_the_client(http: httpx.Client) -> None:

@@ -82,7 +82,7 @@ BODIES = [
     ("/invocations", {"prompt": "a"}),
     ("/v1/chat/completions", {"messages": HI, "n": 2, "stop": "x", "model": None}),
     ("/v1/chat/completions", {"messages": CALLS, "logprobs": True, "top_logprobs": 2}),
-    ("/v1/chat/completions", {"messages": HI, "tool_choice": {"function": {"name": "f"}}}),
+    ("/v1/chat/completions", {"messages": HI, "tool_choice": "auto", "best_of": 1}),
     ("/v1/completions", {"prompt": ["a", [1, 2]], "logprobs": 2, "stop": ["x", "y"]}),
     ("/v1/completions", {"prompt": [1, 2], "echo": True}),
     ("/v1/completions", {"prompt": [1, 2], "echo": True, "logprobs": 2, "max_tokens": 0}),

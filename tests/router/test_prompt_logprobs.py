@@ -149,7 +149,7 @@ def test_max_tokens_0_with_echo_alone_answers_with_the_prompt(
 def test_max_tokens_0_without_echo_is_refused(http: httpx.Client) -> None:
     response = http.post(COMPLETIONS, json={"prompt": "ab", "max_tokens": 0})
     assert response.status_code == 422
-    assert "strictly positive" in response.json()["error"]["message"]
+    assert "`max_tokens` must be > 0" in response.json()["error"]["message"]
 
 
 def test_a_streams_echo_carries_the_prompts_logprobs_before_any_token(

@@ -110,8 +110,8 @@ def test_repeat_penalty_is_another_name_of_repetition_penalty(params_of: ParamsO
 
 def test_two_names_of_a_setting_must_not_differ(refusal: Refusal) -> None:
     error = refusal(repeat_penalty=1.5, repetition_penalty=1.25)
-    assert error["param"] == "repeat_penalty"
-    assert error["message"].endswith("must not differ. Given: 1.5 and 1.25: send one of them")
+    assert error["param"] == "repetition_penalty"
+    assert error["message"].endswith("must not differ. Given: 1.25 and 1.5: send one of them")
 
 
 def test_biases_are_added_by_id_and_the_lowest_bans(params_of: ParamsOf) -> None:
@@ -246,3 +246,35 @@ def test_ignore_eos_reaches_the_engine(make_server: MakeServer, route: str) -> N
         assert httpx.post(server.url + route, json=body).status_code == 200
         submits = [m for m in server.engine.received if isinstance(m, Submit)]
         assert submits[-1].ignore_eog is bool(asked)
+
+
+def test_min_tokens_reaches_the_engine_unless_no_end_counts(params_of: ParamsOf) -> None:
+    assert params_of().min_new_tokens == 0
+    assert params_of(min_tokens=3).min_new_tokens == 3
+    assert params_of(min_tokens=3, ignore_eos=True).min_new_tokens == 0
+
+
+def test_a_request_may_keep_out_of_the_prefix_cache(make_server: MakeServer, route: str) -> None:
+    server = make_server()
+    for fields in ({}, {"cache_prompt": True}, {"cache_prompt": None}, {"cache_prompt": False}):
+        assert httpx.post(server.url + route, json={**BODIES[route], **fields}).status_code == 200
+    submits = [m for m in server.engine.received if isinstance(m, Submit)]
+    assert [one.takes_prefix for one in submits] == [True, True, True, False]
+
+
+def test_n_probs_asks_for_alternatives(http: httpx.Client, params_of: ParamsOf, route: str) -> None:
+    assert params_of(n_probs=2).num_top_tokens == 2
+    assert params_of(n_probs=0).num_top_tokens == 0
+    for n_probs, has_logprobs in ((2, True), (0, False), (None, False)):
+        answer = http.post(route, json={**BODIES[route], "n_probs": n_probs}).json()
+        assert (answer["choices"][0]["logprobs"] is not None) == has_logprobs
+
+
+def test_n_probs_and_logprobs_must_not_differ(refusal: Refusal, route: str) -> None:
+    other = {"logprobs": True, "top_logprobs": 1} if route == CHAT else {"logprobs": 1}
+    assert refusal(n_probs=2, **other)["param"] == "n_probs"
+
+
+def test_n_has_another_name(http: httpx.Client, route: str) -> None:
+    answer = http.post(route, json={**BODIES[route], "n_cmpl": 2}).json()
+    assert len(answer["choices"]) == 2

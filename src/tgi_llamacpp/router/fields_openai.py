@@ -139,10 +139,12 @@ class Mapped:
 
 
 class MessageField:
-    """One message: a role, and content or tool calls; kept as the client sent it."""
+    """One message with a role, kept as the client sent it; router/message_checks.py looks into it.
+
+    The schema says what that takes.
+    """
 
     _fields: Mapping[str, Shape[object]] = {"role": _TEXT, "name": Nullable(_TEXT)}
-    _complaint = "data did not match any variant of untagged enum MessageBody"
     _mapped = Mapped()
 
     def convert(self, value: object) -> Message:
@@ -173,60 +175,39 @@ class MessageField:
         return message
 
     def schema(self, definitions: Definitions) -> Schema:
+        content, calls, call = _content_schema(), _calls_schema(), _function_schema()
         definitions["Message"] = {
             "type": "object",
             "properties": {
                 **{key: shape.schema(definitions) for key, shape in self._fields.items()},
-                "content": {},
-                "tool_calls": {},
+                "content": {"anyOf": [content, {"type": "null"}]},
+                "tool_calls": {"anyOf": [calls, {"type": "null"}]},
+                "function_call": {"anyOf": [call, {"type": "null"}]},
             },
             "required": ["role"],
-            "anyOf": [_record(content=_content_schema()), _record(tool_calls=_calls_schema())],
+            "anyOf": [
+                _record(content=content),
+                _record(tool_calls={**calls, "minItems": 1}),
+                _record(function_call=call),
+            ],
         }
         return reference("Message")
 
     def _check(self, message: Message) -> None:
         if "role" not in message:
             raise Misfit("missing field `role`")
-        if not _is_content(message.get("content")) and not _is_calls(message.get("tool_calls")):
-            raise Misfit(self._complaint)
-
-
-def _is_content(content: object) -> bool:
-    if isinstance(content, list):
-        return all(isinstance(chunk, dict) and _is_chunk(chunk) for chunk in content)
-    return isinstance(content, str)
-
-
-def _is_chunk(chunk: dict[str, object]) -> bool:
-    if chunk.get("type") == "text":
-        return isinstance(chunk.get("text"), str)
-    image = chunk.get("image_url")
-    return (
-        chunk.get("type") == "image_url"
-        and isinstance(image, dict)
-        and isinstance(image.get("url"), str)
-    )
 
 
 def _content_schema() -> Schema:
     text = _record(type={"const": "text"}, text={"type": "string"})
-    image = _record(type={"const": "image_url"}, image_url=_record(url={"type": "string"}))
-    chunks = {"type": "array", "items": {"anyOf": [text, image]}}
-    return {"anyOf": [{"type": "string"}, chunks]}
-
-
-def _is_calls(calls: object) -> bool:
-    return isinstance(calls, list) and all(
-        isinstance(call, dict)
-        and isinstance(function := call.get("function"), dict)
-        and isinstance(function.get("name"), str)
-        and ("arguments" in function or "parameters" in function)
-        for call in calls
-    )
+    return {"anyOf": [{"type": "string"}, {"type": "array", "items": text}]}
 
 
 def _calls_schema() -> Schema:
+    return {"type": "array", "items": _record(function=_function_schema())}
+
+
+def _function_schema() -> Schema:
     function = _record(name={"type": "string"})
     function["anyOf"] = [{"required": ["arguments"]}, {"required": ["parameters"]}]
-    return {"type": "array", "items": _record(function=function)}
+    return function

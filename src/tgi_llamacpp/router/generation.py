@@ -75,12 +75,20 @@ class SequenceText:
     """The text side of one sequence: token ids in, events out."""
 
     def __init__(
-        self, detokenizer: Detokenizer, stop: list[str], *, keep_stop: bool, choice: int
+        self,
+        detokenizer: Detokenizer,
+        stop: list[str],
+        *,
+        keep_stop: bool,
+        choice: int,
+        min_tokens: int = 0,
     ) -> None:
+        """min_tokens: stop strings are looked for from this token on."""
         self._stream = detokenizer.stream()
         self._special_ids = detokenizer.special_ids
         self._stops = StopMatcher(stop, keep_stop=keep_stop)
         self._choice = choice
+        self._min_tokens = min_tokens
         self.num_tokens = 0
         self.finish: FinishReason | None = None
 
@@ -89,7 +97,10 @@ class SequenceText:
         self.num_tokens += 1
         text = self._stream.push(row.token_id)
         is_special = row.token_id in self._special_ids
-        visible = "" if is_special else self._stops.push(text)
+        visible = ""
+        if not is_special:
+            may_stop = self.num_tokens >= self._min_tokens
+            visible = self._stops.push(text) if may_stop else text
         if row.finish or self._stops.is_stopped:
             visible += self._end(row.finish)
         return TokenEvent(
@@ -211,7 +222,11 @@ class Generation:
         try:
             for choice, plan in enumerate(plans):
                 text = SequenceText(
-                    services.text.detokenizer, plan.request.stop, keep_stop=keep_stop, choice=choice
+                    services.text.detokenizer,
+                    plan.request.stop,
+                    keep_stop=keep_stop,
+                    choice=choice,
+                    min_tokens=plan.request.min_tokens,
                 )
                 self.sequences.append(self._start(plan, choice, text))
         except BaseException:
@@ -336,6 +351,7 @@ class Generation:
             scope=self._services.cache_scope,
             prompt_logprobs=prompt_logprobs,
             more_follow=not is_last or self._services.text.pool.num_encoding > 0,
+            takes_prefix=request.takes_prefix,
         )
 
     def _finish(self, sequence: RunningSequence, row: Row) -> None:

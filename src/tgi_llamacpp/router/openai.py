@@ -6,12 +6,14 @@ usage, [DONE]. What a chunk looks like is the route's affair.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import ParamSpec, Protocol
 
 from tgi_llamacpp.errors import TgiError, ValidationError
 from tgi_llamacpp.router import sse
+from tgi_llamacpp.router.aliases import num_choices, repetition_penalty
 from tgi_llamacpp.router.exchange import Exchange
+from tgi_llamacpp.router.fields_refused import OF_STREAM_OPTIONS, Refused
 from tgi_llamacpp.router.generation import Generation, Planned, TokenEvent
 from tgi_llamacpp.router.json_format import dumps
 from tgi_llamacpp.router.render_openai import error_text
@@ -53,19 +55,24 @@ class StreamFold(Protocol):
         ...
 
 
-def check_supported(fields: SamplingFields, services: Services) -> int:
+def check_supported(
+    fields: SamplingFields, services: Services, route_refuses: Mapping[str, Refused]
+) -> int:
     """Refuse by name what is known and not supported; returns the number of choices.
 
     Raises:
         ValidationError: the first field that cannot be honoured.
     """
-    if fields.unsupported:
-        raise ValidationError(f"`{fields.unsupported[0]}` is not supported on this route")
-    num_choices = 1 if fields.n is None else fields.n
-    limit = services.config.limits.max_concurrent_requests
-    if not 0 < num_choices <= limit:
-        raise ValidationError(f"`n` must be > 0 and <= {limit}. Given: {num_choices}")
-    return num_choices
+    for name in fields.unsupported[:1]:
+        field, _, of_stream = name.partition(".")
+        refused = OF_STREAM_OPTIONS[of_stream] if of_stream else route_refuses[field]
+        raise ValidationError(f"`{name}` is not supported on this route: {refused.remedy}", field)
+    kind = fields.response_format
+    if kind is not None and not (isinstance(kind, dict) and kind.get("type") == "text"):
+        raise ValidationError("`response_format` is not supported yet, other than of type `text`")
+    if fields.modalities is not None and fields.modalities != ["text"]:
+        raise ValidationError("`modalities` other than `text` are not supported")
+    return num_choices(fields, services.config.limits.max_concurrent_requests)
 
 
 def to_parameters(
@@ -84,11 +91,7 @@ def to_parameters(
         top_p=None if top_p == 1.0 else top_p,
         top_k=top_k,
         typical_p=None if fields.typical_p == 1.0 else fields.typical_p,
-        repetition_penalty=(
-            fields.repeat_penalty
-            if fields.repetition_penalty is None
-            else fields.repetition_penalty
-        ),
+        repetition_penalty=repetition_penalty(fields),
         frequency_penalty=fields.frequency_penalty,
         max_new_tokens=max_tokens,
         stop=fields.stop or [],
@@ -104,12 +107,12 @@ async def to_rules(
     max_top_tokens: int,
     add_special_tokens: bool,
     prompt_field: str,
-    length_field: str = "max_new_tokens",
+    length_field: str,
 ) -> RouteRules:
     """OpenAI's penalties look at the output alone; temperature 0 is greedy.
 
     Raises:
-        ValidationError: one of llama.cpp's samplers or logit_bias is out of its range.
+        ValidationError: a number is out of its range, or logit_bias wrong.
     """
     return RouteRules(
         penalize_prompt=False,
@@ -120,6 +123,10 @@ async def to_rules(
         add_special_tokens=add_special_tokens,
         prompt_field=prompt_field,
         length_field=length_field,
+        has_tgi_words=False,
+        min_new_tokens=0,  # the route has looked at it
+        min_tokens=fields.min_tokens,
+        takes_prefix=fields.cache_prompt,
         samplers=await to_samplers(fields, services),
     )
 

@@ -10,10 +10,13 @@ from functools import partial
 
 from tgi_llamacpp.errors import ToolError, ValidationError
 from tgi_llamacpp.router import render_openai, render_tgi
+from tgi_llamacpp.router.aliases import wanted_length
 from tgi_llamacpp.router.content_guard import GuardedPrompt
 from tgi_llamacpp.router.exchange import Exchange
+from tgi_llamacpp.router.fields_refused import REFUSED_IN_CHAT
 from tgi_llamacpp.router.generation import Generation, TokenEvent
 from tgi_llamacpp.router.json_format import quote
+from tgi_llamacpp.router.message_checks import check_messages
 from tgi_llamacpp.router.openai import (
     check_supported,
     collect,
@@ -78,17 +81,15 @@ async def _validate(
     request: ChatRequest, prompt: GuardedPrompt, services: Services
 ) -> ValidRequest:
     num_top = (request.top_logprobs or 0) if request.logprobs else 0
-    max_tokens = request.max_completion_tokens
-    parameters = to_parameters(
-        request, request.max_tokens if max_tokens is None else max_tokens, num_top
-    )
+    length_field, max_tokens = wanted_length(request)
+    parameters = to_parameters(request, max_tokens, num_top)
     rules = await to_rules(
         request,
         services,
         max_top_tokens=MAX_TOP_LOGPROBS,
         add_special_tokens=False,
         prompt_field="messages",
-        length_field="max_new_tokens" if max_tokens is None else "max_completion_tokens",
+        length_field=length_field,
     )
     return await validate(
         services, prompt.text if prompt.ids is None else prompt.ids, parameters, rules
@@ -110,6 +111,7 @@ async def render_prompt(
     adds_prompt = request.add_generation_prompt is not False and not is_continued
     render = partial(
         services.text.chat_template.render,
+        reasoning_effort=request.reasoning_effort,
         add_generation_prompt=adds_prompt,
         continue_final_message=is_continued,
         documents=request.documents,
@@ -121,6 +123,7 @@ async def render_prompt(
     others = {
         "documents": request.documents,
         "chat_template_kwargs": request.chat_template_kwargs,
+        "reasoning_effort": request.reasoning_effort,
     }
     return await pool.run(guard.render, render, request.messages, others, with_spans=with_spans)
 
@@ -136,21 +139,37 @@ def check_chat(request: ChatRequest, services: Services) -> int:
     Raises:
         ValidationError, ToolError: the first field that cannot be honoured.
     """
+    _check_tools(request)
+    _check_logprobs(request)
+    num_choices = check_supported(request, services, REFUSED_IN_CHAT)
+    check_messages(request.messages)
+    wanted_length(request)
+    return num_choices
+
+
+def _check_tools(request: ChatRequest) -> None:
     if request.tools and request.tool_choice != "none":
         raise ToolError("`tools` are not supported yet")
-    kind = request.response_format
-    if kind is not None and not (isinstance(kind, dict) and kind.get("type") == "text"):
-        raise ValidationError("`response_format` is not supported yet, other than of type `text`")
-    if request.modalities is not None and request.modalities != ["text"]:
-        raise ValidationError("`modalities` other than `text` are not supported")
-    if (request.top_logprobs or 0) > MAX_TOP_LOGPROBS:
+    if request.functions and request.function_call != "none":
+        raise ToolError("`functions` are not supported yet")
+    for name, choice, its_tools, tools in (
+        ("tool_choice", request.tool_choice, "tools", request.tools),
+        ("function_call", request.function_call, "functions", request.functions),
+    ):
+        if choice and choice not in ("none", "auto") and not tools:
+            raise ToolError(f"`{name}` asks for a call, and there are no `{its_tools}`")
+
+
+def _check_logprobs(request: ChatRequest) -> None:
+    num_top = request.top_logprobs or 0
+    if request.n_probs and not (request.logprobs and num_top == request.n_probs):
         raise ValidationError(
-            f"`top_logprobs` must be >= 0 and <= {MAX_TOP_LOGPROBS}. Given: {request.top_logprobs}"
+            "`n_probs` asks for what `logprobs` and `top_logprobs` do, and must not differ from"
+            " them: leave it out, or them"
         )
-    asked = {request.max_tokens, request.max_completion_tokens} - {None}
-    if len(asked) > 1:
-        raise ValidationError("`max_tokens` and `max_completion_tokens` must not differ")
-    return check_supported(request, services)
+    if num_top > MAX_TOP_LOGPROBS:
+        name = "n_probs" if request.n_probs else "top_logprobs"
+        raise ValidationError(f"`{name}` must be >= 0 and <= {MAX_TOP_LOGPROBS}. Given: {num_top}")
 
 
 async def _respond(

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable
-from dataclasses import replace
 
 from tgi_llamacpp.errors import TgiError, ValidationError
 from tgi_llamacpp.router import render_openai, render_tgi
+from tgi_llamacpp.router.aliases import wanted_length
 from tgi_llamacpp.router.echo import NO_ECHO, Echo, make_echo
 from tgi_llamacpp.router.exchange import Exchange
+from tgi_llamacpp.router.fields_refused import REFUSED_IN_COMPLETIONS
 from tgi_llamacpp.router.generation import FinishReason, Generation, TokenEvent, mean_logprob
 from tgi_llamacpp.router.openai import (
     check_supported,
@@ -102,7 +103,8 @@ def _best(
 
 
 async def _validate(request: CompletionRequest, services: Services) -> list[ValidRequest]:
-    parameters = to_parameters(request, request.max_tokens, request.logprobs or 0)
+    length_field, max_tokens = wanted_length(request, may_be_0=request.echo)
+    parameters = to_parameters(request, max_tokens, request.logprobs or 0)
     parameters.decoder_input_details = request.echo and request.logprobs is not None
     rules = await to_rules(
         request,
@@ -110,9 +112,8 @@ async def _validate(request: CompletionRequest, services: Services) -> list[Vali
         max_top_tokens=MAX_LOGPROBS,
         add_special_tokens=True,
         prompt_field="prompt",
+        length_field=length_field,
     )
-    if request.echo:
-        rules = replace(rules, min_new_tokens=0)
     return [await validate(services, prompt, parameters, rules) for prompt in request.prompt]
 
 
@@ -142,11 +143,8 @@ def _check(request: CompletionRequest, services: Services) -> int:
         raise BatchSizeExceeded(
             f"Number of prompts exceeds the maximum allowed batch size of {limit}"
         )
-    if (request.logprobs or 0) > MAX_LOGPROBS:
-        raise ValidationError(
-            f"`logprobs` must be >= 0 and <= {MAX_LOGPROBS}. Given: {request.logprobs}"
-        )
-    num_choices = check_supported(request, services)
+    _check_logprobs(request)
+    num_choices = check_supported(request, services, REFUSED_IN_COMPLETIONS)
     max_sequences = services.config.limits.max_concurrent_requests
     _check_best_of(request, num_choices, max_sequences)
     num_sequences = len(request.prompt) * (request.best_of or num_choices)
@@ -156,6 +154,19 @@ def _check(request: CompletionRequest, services: Services) -> int:
             f" of prompts times `best_of` or `n`. Given: {num_sequences}"
         )
     return num_choices
+
+
+def _check_logprobs(request: CompletionRequest) -> None:
+    if request.n_probs and request.n_probs != request.logprobs:
+        raise ValidationError(
+            "`n_probs` and `logprobs` are two names of one setting and must not differ."
+            f" Given: {request.n_probs} and {request.logprobs}: send one of them"
+        )
+    name = "n_probs" if request.n_probs else "logprobs"
+    if (request.logprobs or 0) > MAX_LOGPROBS:
+        raise ValidationError(
+            f"`{name}` must be >= 0 and <= {MAX_LOGPROBS}. Given: {request.logprobs}"
+        )
 
 
 def _check_best_of(request: CompletionRequest, num_choices: int, limit: int) -> None:
@@ -274,7 +285,7 @@ class _CompletionFold:
         logprobs = "null"
         if echo.scores is not None:
             logprobs = _logprobs(self._request, self._services, echo.logprobs())
-        is_all = self._request.max_tokens == 0
+        is_all = wanted_length(self._request, may_be_0=True)[1] == 0
         finish = FinishReason.LENGTH if is_all else None
         return render_openai.text_choice(index, echo.text, logprobs, finish)
 

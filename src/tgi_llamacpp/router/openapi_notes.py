@@ -104,22 +104,21 @@ def _parameters(limits: LimitsConfig) -> Notes:
 def _sampling(limits: LimitsConfig) -> Notes:
     return {
         "model": _says("Any name is taken, and comes back."),
-        "temperature": _says("0 takes the likeliest token.", minimum=0.0),
-        "top_p": _says(
-            "Keep the likeliest tokens up to this probability.", minimum=0.0, maximum=1.0
+        "max_tokens": _says("Most tokens to generate; null and -1 are all there is room for."),
+        "max_completion_tokens": _says("The newer name of `max_tokens`."),
+        "n_predict": _says("llama.cpp's name of `max_tokens`."),
+        "min_tokens": _says(
+            "Before so many tokens neither an end of generation nor a stop string ends the answer."
         ),
-        "typical_p": _says(
-            "Keep the most typical tokens up to this probability.",
-            exclusiveMinimum=0.0,
-            maximum=1.0,
-        ),
-        "repetition_penalty": _says("1 is none.", exclusiveMinimum=0.0),
-        "frequency_penalty": _says("Grows with each use of a token in the output.", **_PENALTY),
-        "presence_penalty": _says("For every token that the output has.", **_PENALTY),
-        "max_tokens": _says("Most tokens to generate; null is all there is room for.", minimum=1),
         "stop": _says(f"At most {limits.max_stop_sequences} texts; they are cut from the answer."),
         "seed": _says("The same seed draws the same tokens."),
         "n": _says("Answer with so many.", minimum=1, maximum=limits.max_concurrent_requests),
+        "n_cmpl": _says(
+            "llama.cpp's name of `n`.", minimum=1, maximum=limits.max_concurrent_requests
+        ),
+        "cache_prompt": _says("False takes nothing from the prefix cache.", default=True),
+        "response_format": _says("Not supported yet, other than of type `text`."),
+        "modalities": _says('`["text"]` alone is supported.'),
         "stream": _says("Answer with server-sent events.", default=False),
         "stream_options": _says("What a stream has beside its tokens."),
         "ignore_eos": _says("Go on where the model would end.", default=False),
@@ -131,7 +130,13 @@ def _samplers() -> Notes:
     """logit_bias and llama.cpp's samplers, with the ranges that router/samplers.py checks."""
     bias = {"type": "number", "format": "float", "minimum": -MAX_BIAS, "maximum": MAX_BIAS}
     says = {
+        "temperature": "Above 1 flattens, below 1 sharpens.",
+        "top_p": "Keep the likeliest tokens up to this probability.",
         "top_k": "Keep so many of the likeliest tokens.",
+        "typical_p": "Keep the most typical tokens up to this probability.",
+        "repetition_penalty": "Of every token of the prompt and the output.",
+        "frequency_penalty": "Grows with each use of a token in the output.",
+        "presence_penalty": "For every token that the output has.",
         "min_p": "Keep what has this fraction of the likeliest token's probability.",
         "repeat_penalty": "llama.cpp's name of `repetition_penalty`.",
         "repeat_last_n": "How many of the last tokens the three penalties look at.",
@@ -176,12 +181,18 @@ def _in_range(text: str, allowed: Range) -> Schema:
 
 def _chat() -> Notes:
     return {
-        "max_completion_tokens": _says("The newer name of `max_tokens`.", minimum=1),
+        "n_probs": _says(
+            "llama.cpp's name of `top_logprobs`, with `logprobs`.", maximum=MAX_TOP_LOGPROBS
+        ),
         "logprobs": _says("Report log-probabilities.", default=False),
         "top_logprobs": _says("Report so many alternatives.", maximum=MAX_TOP_LOGPROBS),
+        "messages": {"minItems": 1},
         "tools": _says("Not supported yet, unless `tool_choice` is `none`."),
-        "response_format": _says("Not supported yet, other than of type `text`."),
-        "modalities": _says('`["text"]` alone is supported.'),
+        "functions": _says("Not supported yet, unless `function_call` is `none`."),
+        "function_call": _says("The older name of `tool_choice`, for `functions`."),
+        "reasoning_effort": _says(
+            "Passed to a chat template that knows it, and refused by others; `none` is taken."
+        ),
         "documents": _says("Passed to the chat template."),
         "add_generation_prompt": _says("Whether the template begins the assistant's message."),
         "continue_final_message": _says("Whether the last message is continued."),
@@ -193,9 +204,9 @@ def _completion(limits: LimitsConfig) -> Notes:
     several = limits.max_client_batch_size
     return {
         "max_tokens": _says(
-            "Most tokens to generate; null is all there is room for. 0 with `echo` alone.",
-            minimum=0,
+            "Most tokens to generate; null and -1 are all there is room for. 0 with `echo` alone."
         ),
+        "n_probs": _says("llama.cpp's name of `logprobs`.", maximum=MAX_LOGPROBS),
         "prompt": _says(f"A text or token ids, or a list of at most {several} of them."),
         "logprobs": _says("Report so many alternatives beside each token.", maximum=MAX_LOGPROBS),
         "echo": _says(

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from tgi_llamacpp import __version__
-from tgi_llamacpp.errors import BodyError, TgiError
+from tgi_llamacpp.errors import BodyError, LengthError, TgiError
 from tgi_llamacpp.router.detokenizer import Detokenizer
 from tgi_llamacpp.router.generation import FinishReason, Generation, TokenEvent
 from tgi_llamacpp.router.json_format import dumps, float32, quote
@@ -24,7 +24,6 @@ from tgi_llamacpp.router.token_names import chat_name, completion_names
 SYSTEM_FINGERPRINT = f"{__version__}-native"
 _FINISH = {FinishReason.LENGTH: "length", FinishReason.EOS: "stop", FinishReason.STOP: "stop"}
 _NAMED = re.compile(r"(?:Input validation error: |[^:]*: )?`(\w+)`")
-_OPENAI_NAMES = {"max_new_tokens": "max_tokens", "top_n_tokens": "top_logprobs"}
 _TYPES = {401: "authentication_error", 404: "not_found_error", 429: "rate_limit_error"}
 _CODES = {"overloaded": "rate_limit_exceeded", "authentication": "invalid_api_key"}
 
@@ -170,7 +169,7 @@ def _param(error: TgiError) -> str | None:
     if error.param is not None:
         return error.param
     named = _NAMED.match(error.message) if _names_a_field(error) else None
-    return None if named is None else _OPENAI_NAMES.get(named[1], named[1])
+    return None if named is None else named[1]
 
 
 def _names_a_field(error: TgiError) -> bool:
@@ -178,6 +177,6 @@ def _names_a_field(error: TgiError) -> bool:
 
 
 def _code(error: TgiError) -> str:
-    if error.message.startswith("Input validation error: `inputs` ") and "tokens" in error.message:
+    if isinstance(error, LengthError):
         return "context_length_exceeded"
     return _CODES.get(error.error_type, error.error_type)

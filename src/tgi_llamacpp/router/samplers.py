@@ -1,7 +1,7 @@
-"""What the OpenAI routes take beyond TGI's sampling: logit_bias, and llama.cpp's samplers.
+"""How the OpenAI routes sample beyond TGI: logit_bias, llama.cpp's samplers, and min_tokens.
 
-Owns their ranges, which router/openapi_notes.py reads too, and their translation to the engine's
-parameters. What TGI knows as well is checked by router/validation.py. Called by router/openai.py.
+Owns the ranges of all numbers there, which router/openapi_notes.py reads too, and the translation
+of what TGI does not know to the engine's parameters. Called by router/openai.py.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import numpy as np
 
 from tgi_llamacpp.errors import EngineUnavailable, ValidationError
 from tgi_llamacpp.messages import SamplingParams
-from tgi_llamacpp.router.json_format import float32
+from tgi_llamacpp.router.aliases import number_text, repetition_penalty
 from tgi_llamacpp.router.schemas_openai import SamplingFields
 from tgi_llamacpp.router.services import Services
 
@@ -54,7 +54,13 @@ class Range:
 
 
 RANGES: Mapping[str, Range] = {
+    "temperature": Range(0.0, math.inf, "0 takes the likeliest token"),
+    "top_p": Range(0.0, 1.0, "1 is off, 0 takes the likeliest token"),
     "top_k": Range(-1, None, "0 and -1 are off"),
+    "typical_p": Range(0.0, 1.0, "1 is off", excludes_minimum=True),
+    "repetition_penalty": Range(0.0, math.inf, "1 is off", excludes_minimum=True),
+    "frequency_penalty": Range(-2.0, 2.0, "0 is off"),
+    "presence_penalty": Range(-2.0, 2.0, "0 is off"),
     "min_p": Range(0.0, 1.0, "0 is off"),
     "repeat_penalty": Range(0.0, math.inf, "1 is off", excludes_minimum=True),
     "repeat_last_n": Range(-1, None, "-1 is all tokens, 0 none"),
@@ -97,9 +103,11 @@ async def to_samplers(fields: SamplingFields, services: Services) -> SamplingPar
         for name, engine_name in _ENGINE_NAMES.items()
         if getattr(fields, name) is not None
     }
-    params = msgspec.structs.replace(SamplingParams(), **given)
+    params = msgspec.structs.replace(
+        SamplingParams(), min_new_tokens=0 if fields.ignore_eos else fields.min_tokens, **given
+    )
     if fields.logit_bias:
-        params = _with_bias(params, fields.logit_bias, services, ignore_eos=fields.ignore_eos)
+        params = _with_bias(params, fields, services)
     if params.dry_multiplier > 0:
         params = await _with_breakers(params, fields.dry_sequence_breakers, services)
     return params
@@ -109,7 +117,7 @@ def _check_ranges(fields: SamplingFields) -> None:
     for name, allowed in RANGES.items():
         value = getattr(fields, name)
         if value is not None and not allowed.holds(value):
-            raise ValidationError(f"`{name}` must be {allowed}. Given: {_number(value)}")
+            raise ValidationError(f"`{name}` must be {allowed}. Given: {number_text(value)}")
     breakers = fields.dry_sequence_breakers or []
     if len(breakers) > MAX_BREAKERS:
         raise ValidationError(
@@ -120,32 +128,21 @@ def _check_ranges(fields: SamplingFields) -> None:
 
 
 def _check_together(fields: SamplingFields) -> None:
-    penalty, its_name_here = fields.repeat_penalty, fields.repetition_penalty
-    if None not in (penalty, its_name_here) and penalty != its_name_here:
-        raise ValidationError(
-            "`repeat_penalty` and `repetition_penalty` are two names of one setting and must not"
-            f" differ. Given: {_number(penalty)} and {_number(its_name_here)}: send one of them"
-        )
+    repetition_penalty(fields)
     if fields.temperature != 0:
         return
     for name in ("mirostat", "xtc_probability"):
         if value := getattr(fields, name):
             raise ValidationError(
                 f"`{name}` needs a `temperature` > 0, for at 0 the likeliest token is taken."
-                f" Given: {_number(value)}: raise `temperature`, or send 0"
+                f" Given: {number_text(value)}: raise `temperature`, or send 0"
             )
 
 
-def _number(value: float | None) -> str:
-    """As the client wrote it, as far as a float32 knows."""
-    if isinstance(value, float) and math.isfinite(value):
-        return float32(value)
-    return str(value)
-
-
 def _with_bias(
-    params: SamplingParams, biases: Mapping[str, float], services: Services, *, ignore_eos: bool
+    params: SamplingParams, fields: SamplingFields, services: Services
 ) -> SamplingParams:
+    biases = fields.logit_bias or {}
     if len(biases) > MAX_BIASES:
         raise ValidationError(
             f"`logit_bias` must name at most {MAX_BIASES} tokens. Given: {len(biases)}"
@@ -158,12 +155,12 @@ def _with_bias(
         if not -MAX_BIAS <= value <= MAX_BIAS:
             raise ValidationError(
                 f"`logit_bias` values must be >= -100 (bans the token) and <= 100."
-                f" Given: {_number(value)} for token {key}"
+                f" Given: {number_text(value)} for token {key}"
             )
     banned = {
         token_id for token_id, bias in zip(ids, biases.values(), strict=True) if bias == -MAX_BIAS
     }
-    if ignore_eos:
+    if fields.ignore_eos or fields.min_tokens:
         banned.update(ready.eog_ids)
     if len(banned) >= ready.num_vocab:
         raise ValidationError("`logit_bias` bans every token: leave one that may be generated")

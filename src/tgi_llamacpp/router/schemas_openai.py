@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import cast
 
 from tgi_llamacpp.router.fields_openai import (
     Mapped,
@@ -17,6 +18,12 @@ from tgi_llamacpp.router.fields_openai import (
     PromptField,
     StopField,
     ToolChoiceField,
+)
+from tgi_llamacpp.router.fields_refused import (
+    OF_STREAM_OPTIONS,
+    REFUSED_IN_CHAT,
+    REFUSED_IN_COMPLETIONS,
+    Refused,
 )
 from tgi_llamacpp.router.shapes import (
     I32,
@@ -36,23 +43,7 @@ from tgi_llamacpp.router.shapes import (
 
 _SEED = Integer("i64", -(2**63), 2**64 - 1)
 _TEXT = Text()
-
-_REFUSED = (
-    "grammar",
-    "adapter_id",
-    "watermark",
-)
-_REFUSED_IN_CHAT = (
-    *_REFUSED,
-    "functions",
-    "function_call",
-    "audio",
-    "web_search_options",
-    "chat_template",
-    "best_of",
-    "echo",
-    "suffix",
-)
+_StreamOptions = tuple[bool, list[str]]  # include_usage, and the names of what is refused
 
 
 @dataclass(slots=True, kw_only=True)
@@ -67,10 +58,18 @@ class SamplingFields:
     repetition_penalty: float | None = None
     frequency_penalty: float | None = None
     presence_penalty: float | None = None
-    max_tokens: int | None = None
+    max_tokens: int | None = None  # and its other names; -1 is all the room there is
+    max_completion_tokens: int | None = None
+    n_predict: int | None = None
+    min_tokens: int = 0
     stop: list[str] | None = None
     seed: int | None = None
     n: int | None = None
+    n_cmpl: int | None = None  # another name of n
+    n_probs: int = 0
+    cache_prompt: bool = True
+    response_format: object = None
+    modalities: list[str] | None = None
     stream: bool = False
     include_usage: bool = False
     ignore_eos: bool = False
@@ -96,13 +95,13 @@ class ChatRequest(SamplingFields):
     """`/v1/chat/completions` and `/chat_tokenize`."""
 
     messages: list[Message]
-    max_completion_tokens: int | None = None
     logprobs: bool | None = None
     top_logprobs: int | None = None
     tools: list[object] | None = None
     tool_choice: str | None = None  # the name, also of an object
-    response_format: object = None
-    modalities: list[str] | None = None
+    functions: object = None
+    function_call: object = None
+    reasoning_effort: str | None = None
     documents: list[dict[str, object]] | None = None
     add_generation_prompt: bool | None = None
     continue_final_message: bool | None = None
@@ -121,11 +120,18 @@ class CompletionRequest(SamplingFields):
 
 
 _ANYTHING = Anything()
-_NOT_SUPPORTED = Anything("Refused by name, unless it is null, false or empty.")
+_LENGTH = Integer("u32 or -1", -1, 2**32 - 1)
+
+
+def _stream_options(include_usage: bool | None = None, **refused: object) -> _StreamOptions:
+    given = [f"stream_options.{name}" for name, value in refused.items() if value is not None]
+    return bool(include_usage), given
+
+
 _STREAM_OPTIONS = Object(
     "StreamOptions",
-    lambda include_usage=False: include_usage,
-    {"include_usage": Nullable(Boolean())},
+    _stream_options,
+    {"include_usage": Nullable(Boolean()), **OF_STREAM_OPTIONS},
 )
 _SAMPLING: Mapping[str, Shape[object]] = {
     "model": Nullable(_TEXT),
@@ -136,10 +142,18 @@ _SAMPLING: Mapping[str, Shape[object]] = {
     "repetition_penalty": Nullable(Float32()),
     "frequency_penalty": Nullable(Float32()),
     "presence_penalty": Nullable(Float32()),
-    "max_tokens": Nullable(U32),
+    "max_tokens": Nullable(_LENGTH),
+    "max_completion_tokens": Nullable(_LENGTH),
+    "n_predict": Nullable(_LENGTH),
+    "min_tokens": Nullable(U32),
     "stop": Nullable(StopField()),
     "seed": Nullable(_SEED),
     "n": Nullable(U32),
+    "n_cmpl": Nullable(U32),
+    "n_probs": Nullable(U32),
+    "cache_prompt": Nullable(Boolean()),
+    "response_format": _ANYTHING,
+    "modalities": Nullable(ListOf(_TEXT)),
     "stream": Nullable(Boolean()),
     "stream_options": Nullable(_STREAM_OPTIONS),
     "ignore_eos": Nullable(Boolean()),
@@ -160,20 +174,30 @@ _SAMPLING: Mapping[str, Shape[object]] = {
 }
 
 
-def _split(fields: dict[str, object], refused: tuple[str, ...]) -> dict[str, object]:
+def _split(fields: dict[str, object], refused: Mapping[str, Refused]) -> dict[str, object]:
     """The fields of a request, with those that are refused gathered under one name."""
-    given = [name for name in refused if fields.pop(name, None) not in (None, False, {}, [], "")]
-    include_usage = bool(fields.pop("stream_options", False))
     known = {name: value for name, value in fields.items() if value is not None}
-    return {**known, "include_usage": include_usage, "unsupported": given}
+    given = [name for name in known if name in refused]
+    for name in given:
+        del known[name]
+    options = known.pop("stream_options", (False, []))
+    include_usage, of_stream = cast("_StreamOptions", options)
+    return {**known, "include_usage": include_usage, "unsupported": [*given, *of_stream]}
 
 
 def _chat(**fields: object) -> ChatRequest:
-    return ChatRequest(**_split(fields, _REFUSED_IN_CHAT))  # type: ignore[arg-type]
+    if fields.get("best_of") == fields.get("n"):  # which chooses nothing
+        fields.pop("best_of", None)
+    num_top = fields.get("n_probs")
+    if num_top and fields.get("logprobs") is None and fields.get("top_logprobs") is None:
+        fields.update(logprobs=True, top_logprobs=num_top)
+    return ChatRequest(**_split(fields, REFUSED_IN_CHAT))  # type: ignore[arg-type]
 
 
 def _completion(**fields: object) -> CompletionRequest:
-    return CompletionRequest(**_split(fields, _REFUSED))  # type: ignore[arg-type]
+    if fields.get("n_probs") and fields.get("logprobs") is None:
+        fields["logprobs"] = fields["n_probs"]
+    return CompletionRequest(**_split(fields, REFUSED_IN_COMPLETIONS))  # type: ignore[arg-type]
 
 
 CHAT = Object(
@@ -182,18 +206,18 @@ CHAT = Object(
     {
         **_SAMPLING,
         "messages": ListOf(MessageField()),
-        "max_completion_tokens": Nullable(U32),
         "logprobs": Nullable(Boolean()),
         "top_logprobs": Nullable(U32),
         "tools": Nullable(ListOf(_ANYTHING)),
         "tool_choice": Nullable(ToolChoiceField()),
-        "response_format": _ANYTHING,
-        "modalities": Nullable(ListOf(_TEXT)),
+        "functions": _ANYTHING,
+        "function_call": _ANYTHING,
+        "reasoning_effort": Nullable(_TEXT),
         "documents": Nullable(ListOf(Mapped())),
         "add_generation_prompt": Nullable(Boolean()),
         "continue_final_message": Nullable(Boolean()),
         "chat_template_kwargs": Nullable(Mapped()),
-        **dict.fromkeys(_REFUSED_IN_CHAT, _NOT_SUPPORTED),
+        **REFUSED_IN_CHAT,
     },
     required=("messages",),
 )
@@ -208,7 +232,7 @@ COMPLETION = Object(
         "echo": Nullable(Boolean()),
         "best_of": Nullable(USIZE),
         "suffix": Nullable(_TEXT),
-        **dict.fromkeys(_REFUSED, _NOT_SUPPORTED),
+        **REFUSED_IN_COMPLETIONS,
     },
     required=("prompt",),
 )

@@ -1,7 +1,8 @@
 """Whether a request may run: TGI's rules in TGI's order and words, then tokens and budget.
 
-Owns the limits of parameters and lengths. Tokenizing itself is the pool's; which route asks, and
-how it names things, is not known here. Called by the route handlers once a permit is held.
+Owns the limits of parameters and lengths. Tokenizing itself is the pool's; the OpenAI routes look
+at the ranges of numbers before, which are other ones there. Called by the route handlers once a
+permit is held.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from tgi_llamacpp.config import LimitsConfig
-from tgi_llamacpp.errors import ValidationError
+from tgi_llamacpp.errors import LengthError, ValidationError
 from tgi_llamacpp.messages import SamplingParams
 from tgi_llamacpp.router.sampling import is_sampled, random_seed, to_sampling_params
 from tgi_llamacpp.router.schemas_tgi import GenerateParameters
@@ -37,6 +38,9 @@ class RouteRules:
     min_new_tokens: int = 1  # 0: a prompt alone may be asked about
     prompt_field: str = "inputs"  # where the prompt came from
     length_field: str = "max_new_tokens"  # where the wanted length came from
+    has_tgi_words: bool = True  # else lengths are complained of by these names, as they were sent
+    min_tokens: int = 0  # before which nothing but the length may end the answer
+    takes_prefix: bool = True  # from the prefix cache
     samplers: SamplingParams = field(default_factory=SamplingParams)  # beyond the parameters
 
 
@@ -53,6 +57,8 @@ class ValidRequest:
     stop: list[str]
     ignore_eog: bool
     prompt_logprobs: bool
+    min_tokens: int
+    takes_prefix: bool
 
 
 async def validate(
@@ -75,8 +81,13 @@ async def validate(
     ids = await _to_ids(services, prompt, rules.add_special_tokens)
     if parameters.truncate is not None:
         ids = ids[-parameters.truncate :]
-    max_new_tokens = _output_budget(len(ids), parameters.max_new_tokens, limits, rules.prompt_field)
+    max_new_tokens = _output_budget(len(ids), parameters.max_new_tokens, limits, rules)
     _refuse_unsupported(parameters, limits)
+    if rules.min_tokens > max_new_tokens:
+        raise ValidationError(
+            f"`min_tokens` must be <= {max_new_tokens}, the most that this request may generate."
+            f" Given: {rules.min_tokens}"
+        )
     services.metrics.observe_valid(len(ids), max_new_tokens)
     sampled = is_sampled(parameters) and not rules.is_greedy
     return ValidRequest(
@@ -95,6 +106,8 @@ async def validate(
         stop=parameters.stop,
         ignore_eog=rules.ignore_eog,
         prompt_logprobs=parameters.decoder_input_details,
+        min_tokens=rules.min_tokens,
+        takes_prefix=rules.takes_prefix,
     )
 
 
@@ -120,7 +133,7 @@ def check_parameters(
     _check_number(p.typical_p, "typical_p", _is_fraction, "be > 0.0 and < 1.0")
     _check_number(p.top_k, "top_k", _is_positive, "be strictly positive")
     if p.max_new_tokens is not None and p.max_new_tokens < rules.min_new_tokens:
-        raise ValidationError(f"`{rules.length_field}` must be strictly positive")
+        raise ValidationError("`max_new_tokens` must be strictly positive")
     _check_stop(p.stop, limits.max_stop_sequences)
     if p.seed is not None and is_best_of:
         raise ValidationError("`seed` must not be set when `best_of` > 1")
@@ -185,24 +198,24 @@ async def _to_ids(
 
 
 def _output_budget(
-    num_input: int, goal: int | None, limits: LimitsConfig, prompt_field: str
+    num_input: int, goal: int | None, limits: LimitsConfig, rules: RouteRules
 ) -> int:
-    """How many tokens this request may produce: its goal, or what room there is.
-
-    On every route the words are TGI's, which clients know; `prompt_field` is the error's param.
-    """
+    """How many tokens this request may produce: its goal, or what room there is."""
     room = max(0, limits.max_total_tokens - num_input)
     chunk = min(room if goal is None else goal, _TGI_CHUNK)
-    if num_input + chunk > limits.max_total_tokens:
-        raise ValidationError(
-            f"`inputs` tokens + `max_new_tokens` must be <= {limits.max_total_tokens}. "
-            f"Given: {num_input} `inputs` tokens and {chunk} `max_new_tokens`",
-            prompt_field,
+    prompt, length = rules.prompt_field, rules.length_field
+    is_told_of_both = rules.has_tgi_words or goal is not None
+    if num_input + chunk > limits.max_total_tokens and is_told_of_both:
+        given = chunk if rules.has_tgi_words else goal
+        raise LengthError(
+            f"`{prompt}` tokens + `{length}` must be <= {limits.max_total_tokens}. "
+            f"Given: {num_input} `{prompt}` tokens and {given} `{length}`",
+            prompt,
         )
     if num_input > limits.max_input_tokens or not room:
-        raise ValidationError(
-            f"`inputs` must have less than {limits.max_input_tokens} tokens. Given: {num_input}",
-            prompt_field,
+        must = "have less than" if rules.has_tgi_words else "have at most"
+        raise LengthError(
+            f"`{prompt}` must {must} {limits.max_input_tokens} tokens. Given: {num_input}", prompt
         )
     return room if goal is None else min(goal, room)
 
