@@ -274,7 +274,7 @@ class Scheduler:
             sequence = self._slots[slot]
             assert sequence is not None, f"slot {slot} was sampled and is empty"
             reason = "its weights or its file may be broken"
-            if sequence.params.bias_ids or sequence.must_go_on:
+            if sequence.params.bias_ids:
                 reason = (
                     f"the request's logit_bias bans every token that it could give, or {reason}"
                 )
@@ -299,10 +299,9 @@ class Scheduler:
             sequence = self._slots[slot]
             assert sequence is not None, f"slot {slot} was sampled and is empty"
             sequences.append(sequence)
-            had_to_go_on = sequence.must_go_on
             finishes.append(sequence.append(token_id, eog_ids))
-            if had_to_go_on and not sequence.must_go_on and not finishes[-1]:
-                self._placement.reopen(sequence)
+            if len(sequence.generated_ids) == sequence.params.min_new_tokens and not finishes[-1]:
+                self._placement.reopen(sequence)  # from here on it may end
         out = self._step_out(result, sequences, bytes(finishes))
         if any(finishes):
             for sequence, finish in zip(sequences, finishes, strict=True):

@@ -108,14 +108,9 @@ class Sequence:
         """A copy of the ids produced so far."""
         return np.array(self.generated_ids, dtype=np.int32)
 
-    @property
-    def must_go_on(self) -> bool:
-        """It has not the output yet before which it must not end by itself."""
-        return len(self.generated_ids) < self.params.min_new_tokens
-
     def sampling(self, eog_ids: frozenset[int]) -> SamplingParams:
-        """The parameters of its next token."""
-        if not self.must_go_on:
+        """The parameters of its next token, which may be no end until it has its least output."""
+        if len(self.generated_ids) >= self.params.min_new_tokens:
             return self.params
         banned = np.array(sorted(eog_ids), np.int32)
         values = np.full(len(banned), -np.inf, np.float32)
