@@ -53,6 +53,14 @@ def test_vertex_predicts_in_order_with_every_parameter(http: httpx.Client) -> No
                 "error_type": "validation",
             },
         ),
+        (
+            [{"messages": HI, "n": 2}],
+            {
+                "error": "Input validation error: `n` must be 1 where the answer is one text."
+                " Given: 2",
+                "error_type": "validation",
+            },
+        ),
     ],
 )
 def test_vertex_errors_say_what_is_wrong(

@@ -9,9 +9,12 @@ from typing import NamedTuple
 import httpx
 import pytest
 
+from tests.llamacpp_source import llamacpp_source
 from tgi_llamacpp.router.fields_refused import REFUSED_IN_CHAT, REFUSED_IN_COMPLETIONS, Refused
 from tgi_llamacpp.router.schemas_openai import CHAT, COMPLETION
 from tgi_llamacpp.router.shapes import Definitions
+
+__all__ = ["llamacpp_source"]
 
 COMPAT = Path(__file__).parent.parent.parent / "docs" / "compat.md"
 ROUTES = {"chat": "/v1/chat/completions", "completions": "/v1/completions"}
@@ -76,6 +79,20 @@ def test_the_table_lists_what_the_routes_know_and_nothing_twice(route: str) -> N
 def _nested(field: str, value: object) -> dict[str, object]:
     outer, _, inner = field.partition(".")
     return {outer: {inner: value}} if inner and outer == "stream_options" else {field: value}
+
+
+def test_the_table_lists_every_field_of_the_llama_server_that_is_built_in(
+    llamacpp_source: Path,
+) -> None:
+    server = llamacpp_source / "tools" / "server"
+    schema = re.sub(r"//.*", "", (server / "server-schema.cpp").read_text())
+    names = set(re.findall(r'new field_(?:num|bool|str|json)\("([\w.]+)"', schema))
+    names |= set(re.findall(r'add_alias\("(\w+)"\)', schema))
+    chat = (server / "server-common.cpp").read_text().partition("oaicompat_chat_params_parse(")[2]
+    names |= set(re.findall(r'json_value\(body, "(\w+)"', chat))
+    assert len(names) > 60
+    names -= {"include_usage"}  # of stream_options
+    assert names - {row.field for row in _table("chat")} == set()
 
 
 @pytest.mark.parametrize(("route", "field"), _fields("refused"))

@@ -67,7 +67,9 @@ async def chat_text(exchange: Exchange, request: ChatRequest) -> str:
     """The first choice's content alone, for routes that wrap a chat."""
     services = exchange.services
     services.metrics.count_request()
-    check_chat(request, services)
+    num_choices = check_chat(request, services)
+    if num_choices > 1:
+        raise ValidationError(f"`n` must be 1 where the answer is one text. Given: {num_choices}")
     with services.permits.hold(1):
         prompt = await render_prompt(request, services)
         valid = await _validate(request, prompt, services)
