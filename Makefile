@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 CORE_BUILD := build/core-$(SANITIZE)
 FUZZ_INPUTS ?= 20000
 
-.PHONY: build tools check test test-long test-native test-fuzz test-sanitizers serve bench wheel clean
+.PHONY: build tools check test test-long models test-models test-native test-fuzz test-sanitizers serve bench wheel clean
 
 build: build/.installed  ## an editable install in .venv; afterwards only what changed
 	@$(BIN)/cmake --build build/editable
@@ -42,6 +42,12 @@ test: build test-native test-fuzz
 test-long: build  ## what is marked long, such as clients in environments of their own
 	$(MAKE) test-fuzz FUZZ_INPUTS=1000000
 	$(BIN)/python -m pytest -m long
+
+models: build/.tools  ## downloads the real models of test-models, 340 MB
+	$(BIN)/python tests/models/fetch.py
+
+test-models: build  ## on the real models, and on any other GGUF beside them
+	$(BIN)/python -m pytest -m models
 
 core = $(BIN)/cmake -S csrc -B $(1) -G Ninja -DSANITIZE=$(2) \
   -DCMAKE_MAKE_PROGRAM="$(CURDIR)/$(BIN)/ninja" >build/core.log && $(BIN)/cmake --build $(1)
