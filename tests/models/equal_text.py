@@ -1,7 +1,9 @@
 """When a text of the server equals that of the plain loop: "Equal text" in docs/architecture.md.
 
-llama.cpp's kernels round differently by the number of rows, so where two tokens are nearly as
-likely either may come, and after it all is another text.
+llama.cpp's kernels round differently by the number of rows: between passes of one row and of eight
+the log-probabilities of Gemma 3 270M as Q4_K_M differ by 0.03 to 0.09 in the mean and by 0.64 at
+most. So where two tokens are nearly as likely either may come, and after it all is another text.
+The plain loop asks both kinds of kernels; the margin is for texts that went through each by turns.
 """
 
 from __future__ import annotations
@@ -10,7 +12,7 @@ from collections.abc import Sequence
 
 from tests.models.plain_loop import Likeliest
 
-MARGIN = 0.25  # of logits; those of one context differ by 0.1 between widths, at 270M and Q4_K
+MARGIN = 0.5  # of logits
 
 
 def text_of(tokens: Sequence[Likeliest]) -> str:

@@ -8,7 +8,7 @@
 //     tokenize ADD_SPECIAL HEX      ids of the text whose UTF-8 is HEX ("-": empty)
 //     greedy COUNT ID...            the COUNT likeliest tokens after these, fewer where the model
 //                                   ends: for each its id, the HEX of its text and by how much its
-//                                   logit leads
+//                                   logit leads, alone in a pass or with others, whichever is less
 //     score ID...                   the log-probability of each id after those before it
 
 #include <llama.h>
@@ -100,23 +100,22 @@ class PlainLoop {
     void greedy(std::istringstream & words) {
         int count = 0;
         words >> count;
-        const float * logits = read(ids_of(words), nullptr);
-        for (int i = 0; i < count; ++i) {
+        const std::vector<llama_token> prompt = ids_of(words);
+        const float * logits = read(prompt, nullptr);
+        std::vector<llama_token> ids;
+        std::vector<float> leads;
+        while (true) {
             const int size = llama_vocab_n_tokens(vocab_);
-            const llama_token best = static_cast<llama_token>(std::max_element(logits, logits + size) - logits);
-            float second = -INFINITY;
-            for (llama_token id = 0; id < size; ++id) {
-                if (id != best) {
-                    second = std::max(second, logits[id]);
-                }
-            }
-            std::cout << best << ' ' << to_hex(piece(best)) << ' ' << logits[best] - second << ' ';
-            if (llama_vocab_is_eog(vocab_, best)) {
+            ids.push_back(static_cast<llama_token>(std::max_element(logits, logits + size) - logits));
+            leads.push_back(lead(logits, ids.back()));
+            if (static_cast<int>(ids.size()) == count || llama_vocab_is_eog(vocab_, ids.back())) {
                 break;
             }
-            if (i + 1 < count) {
-                logits = decode({best}, nullptr);
-            }
+            logits = decode({ids.back()}, nullptr);
+        }
+        read_at_once(static_cast<llama_pos>(prompt.size()), ids, leads);
+        for (size_t i = 0; i < ids.size(); ++i) {
+            std::cout << ids[i] << ' ' << to_hex(piece(ids[i])) << ' ' << leads[i] << ' ';
         }
         std::cout << std::endl;
     }
@@ -174,6 +173,33 @@ class PlainLoop {
         }
         position_ += count;
         return llama_get_logits_ith(context_, -1);
+    }
+
+    // Kernels for several rows round differently from those for one, so a token leads by the lesser
+    // of what both say. The tokens were decoded one by one; here they are read in one pass.
+    void read_at_once(llama_pos start, const std::vector<llama_token> & ids, std::vector<float> & leads) {
+        const int count = static_cast<int>(ids.size()) - 1;
+        if (count < 1 || !llama_memory_seq_rm(llama_get_memory(context_), 0, start, -1)) {
+            return;  // a recurrent state cannot be cut
+        }
+        position_ = start;
+        next_.clear();
+        std::vector<float> unused;
+        decode({ids.begin(), ids.end() - 1}, &unused);
+        for (int i = 0; i < count; ++i) {
+            const float * logits = llama_get_logits_ith(context_, i);
+            leads[i + 1] = std::min(leads[i + 1], lead(logits, ids[i + 1]));
+        }
+    }
+
+    float lead(const float * logits, llama_token of) const {
+        float second = -INFINITY;
+        for (llama_token id = 0; id < llama_vocab_n_tokens(vocab_); ++id) {
+            if (id != of) {
+                second = std::max(second, logits[id]);
+            }
+        }
+        return logits[of] - second;
     }
 
     float log_probability(const float * logits, llama_token id) const {

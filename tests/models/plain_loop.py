@@ -21,7 +21,7 @@ class Likeliest:
 
     id: int
     piece: bytes  # of its text; empty for a control token
-    lead: float  # of its logit, over the second best
+    lead: float  # of its logit, over the second best; alone in a pass or not, whichever is less
 
 
 def build_plain_loop(llamacpp_source: Path, libraries: Path, folder: Path) -> Path:

@@ -14,7 +14,7 @@ from tests.models.texts import PROMPTS
 
 pytestmark = [pytest.mark.models, pytest.mark.timeout(900)]
 
-NUM_TOKENS = 16
+NUM_TOKENS = 12
 # Of all tokens: what comes after two that are nearly as likely cannot be compared.
 LEAST_SHARE_EQUAL = 0.75
 
