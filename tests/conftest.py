@@ -1,4 +1,7 @@
-"""Fixtures shared by the tests: a router on a real port, with a scripted engine behind it."""
+"""Fixtures shared by the tests: a router on a real port, with a scripted engine behind it.
+
+And the model for those that compare texts to the last bit.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,7 @@ import json
 import socket
 import threading
 from collections.abc import Callable, Coroutine, Iterator
+from pathlib import Path
 from typing import Any, TypeVar
 
 import httpx
@@ -15,6 +19,7 @@ import msgspec
 import pytest
 import uvicorn
 
+from tests.exact_model import EXACT_KV, write_exact_model
 from tests.fake_engine import FakeEngine, FakeToken, Script
 from tests.fake_text import EOS, FakeDetokenizer, FakePool, FakeTemplate
 from tgi_llamacpp.config import EngineConfig, LimitsConfig, RouterConfig
@@ -215,3 +220,15 @@ def http(shared_server: RunningServer) -> Iterator[httpx.Client]:
     """A client of the shared router."""
     with httpx.Client(base_url=shared_server.url, timeout=20) as client:
         yield client
+
+
+@pytest.fixture(scope="session")
+def exact_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the demo model with which texts are equal to the last bit; see exact_model.py."""
+    return write_exact_model(tmp_path_factory.mktemp("exact"))
+
+
+@pytest.fixture(scope="session")
+def exact(exact_model: Path) -> tuple[str, ...]:
+    """The flags with which `serve` serves it, and nothing that shares a step shows."""
+    return (f"--model-id={exact_model}", *EXACT_KV)

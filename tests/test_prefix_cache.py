@@ -1,6 +1,6 @@
 """Prompts that begin alike, through the whole program: the same answers with the cache and without.
 
-KV types as in test_serving.py, for which llama.cpp's CPU kernels give the same bits whatever a step
+The demo model's exact copy, for which llama.cpp's CPU kernels give the same bits whatever a step
 computes, so that every log-probability is equal, and not the text alone.
 """
 
@@ -18,7 +18,6 @@ import pytest
 from benchmarks.machine_state import cpu_s_of_tree
 from tests.server_process import ServerProcess
 
-EXACT = ("--type-k=bf16", "--type-v=bf16")
 SIZE = (
     "--max-batch-size=4",
     "--max-total-tokens=1024",
@@ -32,10 +31,10 @@ Answer = dict[str, Any]
 
 
 @pytest.fixture(scope="module")
-def servers() -> Iterator[dict[str, ServerProcess]]:
+def servers(exact: tuple[str, ...]) -> Iterator[dict[str, ServerProcess]]:
     with ExitStack() as stack:
         started = {
-            name: stack.enter_context(ServerProcess("demo", *EXACT, *SIZE, *flags))
+            name: stack.enter_context(ServerProcess("serve", *exact, *SIZE, *flags))
             for name, flags in {
                 "split": (),
                 "unified": ("--max-batch-total-tokens=2048",),

@@ -1,7 +1,8 @@
-"""Log-probabilities of prompts over HTTP, from the demo model: equal to what generation reported.
+"""Log-probabilities of prompts over HTTP: equal to what generation reported.
 
 A prompt that is what another request generated must score, to the last bit, what was reported for
-each of its tokens: one was computed token by token, the other in chunks of a prompt.
+each of its tokens: one was computed token by token, the other in chunks of a prompt. So it is with
+the demo model's exact copy.
 """
 
 from __future__ import annotations
@@ -15,20 +16,18 @@ import pytest
 
 from tests.server_process import ServerProcess
 
-# With these types the CPU's kernels give equal bits whatever shares a step.
-EXACT = ("--type-k=bf16", "--type-v=bf16")
 MAX_STEP_TOKENS = 48  # a prompt below has more, so that it is scored over several steps
 PROMPT = "The capital of France is"
 
 
 @pytest.fixture(scope="module", params=["split", "unified"])
-def http(request: pytest.FixtureRequest) -> Iterator[httpx.Client]:
+def http(request: pytest.FixtureRequest, exact: tuple[str, ...]) -> Iterator[httpx.Client]:
     flags = [f"--max-physical-batch-total-tokens={MAX_STEP_TOKENS}", "--max-batch-size=4"]
     flags += ["--max-total-tokens=512", "--max-input-tokens=500"]
     if request.param == "unified":
         flags.append("--max-batch-total-tokens=1024")
     with (
-        ServerProcess("demo", *flags, *EXACT) as process,
+        ServerProcess("serve", *exact, *flags) as process,
         httpx.Client(base_url=process.url, timeout=60) as client,
     ):
         yield client

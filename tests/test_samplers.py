@@ -1,4 +1,4 @@
-"""Every sampling field of the OpenAI routes acts, on the demo model, end to end."""
+"""Every sampling field of the OpenAI routes acts, on the demo model's exact copy, end to end."""
 
 from __future__ import annotations
 
@@ -16,10 +16,9 @@ QUESTION = [{"role": "user", "content": "What is the capital of France?"}]
 
 
 @pytest.fixture(scope="module")
-def client() -> Iterator[httpx.Client]:
-    exact = ("--type-k=bf16", "--type-v=bf16")  # the same bits whatever runs beside
-    flags = ("--max-batch-size=4", "--special-tokens-in-content=plain", *exact)
-    with ServerProcess("demo", *flags) as process:
+def client(exact: tuple[str, ...]) -> Iterator[httpx.Client]:
+    flags = ("--max-batch-size=4", "--special-tokens-in-content=plain")
+    with ServerProcess("serve", *exact, *flags) as process:
         with httpx.Client(base_url=process.url, timeout=60) as client:
             yield client
         assert process.stop() == 0

@@ -16,9 +16,6 @@ from tests.server_process import ServerProcess
 
 MAX_STEP_TOKENS = 64
 NUM_REQUESTS = 16
-# With this KV cache (and quantized weights, and flash attention) llama.cpp's CPU kernels give the
-# same bits whatever shares a step, so that texts are equal and not merely equal up to a tie.
-EXACT = ("--type-k=bf16", "--type-v=bf16")
 STEP = re.compile(
     r"step: (?P<rows>\d+) rows, (?P<decode>\d+) decode, (?P<prefill>\d+) prefill, \d+ dummy, "
     r"of (?P<sequences>\d+) sequences"
@@ -30,13 +27,12 @@ FLAGS = (
     f"--max-physical-batch-total-tokens={MAX_STEP_TOKENS}",
     "--max-input-tokens=1500",
     "--disable-prefix-cache",  # so that every prompt is computed, alone and beside others
-    *EXACT,
 )
 
 
 @pytest.fixture(scope="module")
-def server() -> Iterator[ServerProcess]:
-    with ServerProcess("demo", *FLAGS, LOG_LEVEL="debug") as process:
+def server(exact: tuple[str, ...]) -> Iterator[ServerProcess]:
+    with ServerProcess("serve", *exact, *FLAGS, LOG_LEVEL="debug") as process:
         yield process
         assert process.stop() == 0
 

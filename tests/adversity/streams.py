@@ -11,9 +11,6 @@ import httpx
 
 from tests.server_process import PATIENCE_S
 
-# With this KV cache llama.cpp's CPU kernels give the same bits whatever shares a step, and whether
-# a token was decoded or read again as part of a longer prompt: texts are equal to the last bit.
-EXACT = ("--type-k=bf16", "--type-v=bf16")
 VOLATILE = ("id", "created", "usage")  # the last says what the prefix cache had
 
 Body = tuple[str, dict[str, Any]]

@@ -12,7 +12,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.adversity.streams import EXACT, Body, bodies, run, run_all
+from tests.adversity.streams import Body, bodies, run, run_all
 from tests.server_process import PATIENCE_S, ServerProcess
 from tgi_llamacpp.engine.faults import INTEGRITY_VARIABLE
 
@@ -84,11 +84,11 @@ def check_unharmed(server: ServerProcess) -> None:
     assert "ERROR" not in server.text
 
 
-def test_five_hundred_disconnects_leave_nothing_behind() -> None:
+def test_five_hundred_disconnects_leave_nothing_behind(exact: tuple[str, ...]) -> None:
     dice = random.Random(27604)
     witnesses = bodies(7, 300)
-    flags = ("--max-batch-size=8", f"--max-concurrent-requests={MAX_PERMITS}", *EXACT)
-    with ServerProcess("demo", *flags, **CHECKED) as server:
+    flags = ("--max-batch-size=8", f"--max-concurrent-requests={MAX_PERMITS}")
+    with ServerProcess("serve", *exact, *flags, **CHECKED) as server:
         undisturbed = asyncio.run(run_all(server.url, witnesses))
         port = int(server.url.rpartition(":")[2])
 
@@ -132,7 +132,7 @@ async def abort_beside(
     ids=["in chunks", "aside"],
 )
 def test_a_stream_that_is_aborted_while_another_prefills_harms_nobody(
-    target_itl_ms: int, counter: str
+    target_itl_ms: int, counter: str, exact: tuple[str, ...]
 ) -> None:
     """What wedged llama-server (its issue 27604): all later requests and /health hung."""
     prompt = " ".join(f"word{i}" for i in range(300))
@@ -140,9 +140,10 @@ def test_a_stream_that_is_aborted_while_another_prefills_harms_nobody(
     long: Body = ("/v1/completions", common | {"prompt": prompt, "max_tokens": 20})
     chat = {"messages": [{"role": "user", "content": "hi"}], "max_completion_tokens": 1500}
     short: Body = ("/v1/chat/completions", common | chat)
-    flags = ("--max-physical-batch-total-tokens=16", "--max-input-tokens=1900", *EXACT)
+    flags = ("--max-physical-batch-total-tokens=16", "--max-input-tokens=1900")
     with ServerProcess(
-        "demo",
+        "serve",
+        *exact,
         *flags,
         "--max-batch-size=2",
         f"--max-concurrent-requests={MAX_PERMITS}",

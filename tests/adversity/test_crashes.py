@@ -16,7 +16,7 @@ import httpx
 import pytest
 
 import tgi_llamacpp
-from tests.adversity.streams import EXACT, Body, Events, bodies, run_all
+from tests.adversity.streams import Body, Events, bodies, run_all
 from tests.server_process import PATIENCE_S, ServerProcess, Watched
 from tgi_llamacpp.engine.faults import VARIABLE
 
@@ -75,11 +75,13 @@ async def kill_now_and_then(
         os.kill(pid, dice.choice((signal.SIGKILL, signal.SIGABRT, signal.SIGSEGV)))
 
 
-def check_kills(num_streams: int, num_tokens: int, num_kills: int, num_events: int) -> None:
+def check_kills(
+    exact: tuple[str, ...], num_streams: int, num_tokens: int, num_kills: int, num_events: int
+) -> None:
     dice = random.Random(20240807)
     requests = bodies(num_streams, num_tokens)
-    flags = ("--max-batch-size=16", "--max-concurrent-requests=128", *EXACT)
-    with ServerProcess("demo", *flags) as server:
+    flags = ("--max-batch-size=16", "--max-concurrent-requests=128")
+    with ServerProcess("serve", *exact, *flags) as server:
         undisturbed = asyncio.run(run_all(server.url, requests))
         assert "error" not in str(undisturbed)
 
@@ -107,14 +109,14 @@ def check_kills(num_streams: int, num_tokens: int, num_kills: int, num_events: i
     )
 
 
-def test_streams_go_on_to_the_bit_when_their_engine_is_killed() -> None:
-    check_kills(num_streams=16, num_tokens=160, num_kills=4, num_events=350)
+def test_streams_go_on_to_the_bit_when_their_engine_is_killed(exact: tuple[str, ...]) -> None:
+    check_kills(exact, num_streams=16, num_tokens=160, num_kills=4, num_events=350)
 
 
 @pytest.mark.long
 @pytest.mark.timeout(600)
-def test_thirty_two_streams_survive_twenty_kills() -> None:
-    check_kills(num_streams=32, num_tokens=900, num_kills=20, num_events=900)
+def test_thirty_two_streams_survive_twenty_kills(exact: tuple[str, ...]) -> None:
+    check_kills(exact, num_streams=32, num_tokens=900, num_kills=20, num_events=900)
 
 
 def poison(max_tokens: int = 20) -> Body:
@@ -155,10 +157,10 @@ def test_what_comes_without_an_engine_waits_up_to_the_limit_and_is_served() -> N
         assert server.stop() == 0
 
 
-def test_a_request_that_kills_engines_is_the_only_one_that_fails() -> None:
+def test_a_request_that_kills_engines_is_the_only_one_that_fails(exact: tuple[str, ...]) -> None:
     requests = bodies(16, 60)
     environment = {VARIABLE: f"abort:{MARK}"}
-    with ServerProcess("demo", "--max-batch-size=16", *EXACT, **environment) as server:
+    with ServerProcess("serve", *exact, "--max-batch-size=16", **environment) as server:
         expected = asyncio.run(run_all(server.url, requests))
         *events, (failure,) = asyncio.run(run_all(server.url, [*requests, poison()]))
         assert events == expected
@@ -176,11 +178,13 @@ def test_a_request_that_kills_engines_is_the_only_one_that_fails() -> None:
         assert server.stop() == 0
 
 
-def test_a_long_prompt_that_kills_engines_while_it_is_aside_fails_alone() -> None:
+def test_a_long_prompt_that_kills_engines_while_it_is_aside_fails_alone(
+    exact: tuple[str, ...],
+) -> None:
     requests = bodies(4, 200)
     long = ("/v1/completions", {"prompt": [5, 6, 7, MARK] * 80, "max_tokens": 5})
-    flags = ("--max-input-tokens=500", "--max-total-tokens=800", "--max-batch-size=8", *EXACT)
-    with ServerProcess("demo", *flags, **{VARIABLE: f"abort:{MARK}"}) as server:
+    flags = ("--max-input-tokens=500", "--max-total-tokens=800", "--max-batch-size=8")
+    with ServerProcess("serve", *exact, *flags, **{VARIABLE: f"abort:{MARK}"}) as server:
         expected = asyncio.run(run_all(server.url, requests))
 
         async def with_a_long_one() -> tuple[list[Events], list[Events]]:
@@ -198,9 +202,9 @@ def test_a_long_prompt_that_kills_engines_while_it_is_aside_fails_alone() -> Non
         assert server.stop() == 0
 
 
-def test_a_stopped_engine_is_noticed_and_replaced() -> None:
+def test_a_stopped_engine_is_noticed_and_replaced(exact: tuple[str, ...]) -> None:
     requests = bodies(8, 200)
-    with ServerProcess("demo", "--engine-watchdog-s=1", *EXACT) as server:
+    with ServerProcess("serve", *exact, "--engine-watchdog-s=1") as server:
         expected = asyncio.run(run_all(server.url, requests))
 
         async def with_a_stop() -> list[list[dict[str, object]]]:
@@ -220,10 +224,12 @@ def test_a_stopped_engine_is_noticed_and_replaced() -> None:
 
 
 @pytest.mark.long
-def test_a_request_that_hangs_engines_leaves_their_stacks_in_the_log_and_fails_alone() -> None:
+def test_a_request_that_hangs_engines_leaves_their_stacks_in_the_log_and_fails_alone(
+    exact: tuple[str, ...],
+) -> None:
     requests = bodies(4, 40)
     environment = {VARIABLE: f"hang:{MARK}"}
-    with ServerProcess("demo", "--engine-watchdog-s=1", *EXACT, **environment) as server:
+    with ServerProcess("serve", *exact, "--engine-watchdog-s=1", **environment) as server:
         expected = asyncio.run(run_all(server.url, requests))
         *events, (failure,) = asyncio.run(run_all(server.url, [*requests, poison()]))
         assert events == expected

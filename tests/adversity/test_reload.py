@@ -12,8 +12,9 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.adversity.streams import EXACT, bodies, run_all
-from tests.server_process import PATIENCE_S, ServerProcess, copy_of_demo_model
+from tests.adversity.streams import bodies, run_all
+from tests.exact_model import EXACT_KV
+from tests.server_process import PATIENCE_S, ServerProcess
 from tgi_llamacpp.engine.faults import VARIABLE
 
 NUM_TOKENS = 120
@@ -21,19 +22,21 @@ SIZE = ("--max-batch-size=16", "--max-concurrent-requests=64")
 
 
 class Site:
-    """Folders of models, and the file of settings that names one."""
+    """Folders with copies of a model, and the file of settings that names one."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, source: Path) -> None:
         self._folder = folder
+        self._source = source
         self._config = folder / "server.toml"
         self.first, self.second = self.model("first"), self.model("second")
         self.serve(self.first)
 
     def model(self, name: str) -> Path:
-        return copy_of_demo_model(self._folder / name)
+        folder = shutil.copytree(self._source.parent, self._folder / name)
+        return folder / self._source.name
 
     def of_another_vocabulary(self) -> Path:
-        """The demo model, with a token that is spelled otherwise."""
+        """The model, with a token that is spelled otherwise."""
         path = self.model("other")
         data = path.read_bytes()
         piece = b"\x05\0\0\0\0\0\0\0\xc4\xa0the"  # length and text of the token " the"
@@ -50,8 +53,8 @@ class Site:
 
 
 @pytest.fixture
-def site(tmp_path: Path) -> Site:
-    return Site(tmp_path)
+def site(tmp_path: Path, exact_model: Path) -> Site:
+    return Site(tmp_path, exact_model)
 
 
 def reloads(server: ServerProcess) -> dict[str, int]:
@@ -78,7 +81,7 @@ def hang_up(server: ServerProcess) -> None:
 
 
 def test_sixteen_streams_go_on_to_the_bit_when_the_model_is_loaded_anew(site: Site) -> None:
-    with site.server(*EXACT) as server:
+    with site.server(*EXACT_KV) as server:
         expected = streams_with(server, lambda: None)
         assert "error" not in str(expected)
 
@@ -99,7 +102,7 @@ def test_sixteen_streams_go_on_to_the_bit_when_the_model_is_loaded_anew(site: Si
 
 def test_with_another_vocabulary_streams_finish_where_they_began(site: Site) -> None:
     other = site.of_another_vocabulary()
-    with site.server(*EXACT) as server:
+    with site.server(*EXACT_KV) as server:
         expected = streams_with(server, lambda: None)
 
         def act() -> None:
@@ -141,7 +144,7 @@ def test_what_cannot_be_served_is_told_and_changes_nothing(site: Site, tmp_path:
 
 
 def test_an_engine_that_dies_as_it_loads_is_nobodys_loss(site: Site) -> None:
-    with site.server(*EXACT) as server:
+    with site.server(*EXACT_KV) as server:
         expected = streams_with(server, lambda: None)
         assert streams_with(server, lambda: kill_the_next(site, server)) == expected
         server.wait_for("not reloaded: .*SIGKILL")
@@ -163,7 +166,7 @@ def kill_engine(server: ServerProcess, number: int) -> None:
 
 
 def test_an_engine_that_dies_while_another_loads_loses_nothing(site: Site) -> None:
-    with site.server(*EXACT) as server:
+    with site.server(*EXACT_KV) as server:
         expected = streams_with(server, lambda: None)
 
         def act() -> None:
@@ -243,7 +246,7 @@ def no_memory(tmp_path: Path) -> Iterator[dict[str, str]]:
 
 
 def test_without_room_for_both_streams_pause(site: Site, no_memory: dict[str, str]) -> None:
-    with site.server(*EXACT, **no_memory) as server:
+    with site.server(*EXACT_KV, **no_memory) as server:
         expected = streams_with(server, lambda: None)
 
         def act() -> None:
@@ -264,7 +267,7 @@ def test_without_room_for_both_streams_pause(site: Site, no_memory: dict[str, st
 def test_an_engine_that_does_not_load_in_the_pause_gives_way_to_the_former(
     site: Site, no_memory: dict[str, str]
 ) -> None:
-    with site.server(*EXACT, **no_memory) as server:
+    with site.server(*EXACT_KV, **no_memory) as server:
         expected = streams_with(server, lambda: None)
         assert streams_with(server, lambda: kill_the_next(site, server)) == expected
         server.wait_for("not reloaded: .*SIGKILL")

@@ -37,6 +37,14 @@ def url() -> Iterator[str]:
 
 
 @pytest.fixture(scope="session")
+def exact_url(exact: tuple[str, ...]) -> Iterator[str]:
+    """Where its exact copy answers, for what is equal to the last bit."""
+    with ServerProcess("serve", *exact) as process:
+        yield process.url
+        assert process.stop() == 0
+
+
+@pytest.fixture(scope="session")
 def busy() -> Iterator[Guarded]:
     """Its one place is held by a stream that stands still, because the engine does."""
     with (

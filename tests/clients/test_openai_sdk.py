@@ -99,8 +99,8 @@ class TestChat:
                 top.logprob for top in tops
             ]
 
-    def test_a_seed_repeats_an_answer(self, client: openai.OpenAI) -> None:
-        def drawn(seed: int) -> str | None:
+    def test_a_seed_repeats_an_answer(self, exact_url: str) -> None:
+        def drawn(client: openai.OpenAI, seed: int) -> str | None:
             answer = client.chat.completions.create(
                 model="tgi",
                 messages=[{"role": "user", "content": "Tell me a story."}],
@@ -110,7 +110,8 @@ class TestChat:
             )
             return answer.choices[0].message.content
 
-        assert drawn(7) == drawn(7) != drawn(8)
+        with client_of(exact_url) as client:
+            assert drawn(client, 7) == drawn(client, 7) != drawn(client, 8)
 
     def test_a_biased_token_is_banned(self, client: openai.OpenAI, url: str) -> None:
         first = ANSWER[0]

@@ -1,7 +1,8 @@
 """Sequences that give way to a budget that runs out go on with the text they would have had.
 
-The demo model behind a scheduler with optimistic admission. In a split cache of bf16 on one thread
-logits are bit-identical in any batch, so there equality is exact; in one pool it is up to a tie.
+The demo model's exact copy behind a scheduler with optimistic admission. In a split cache of bf16
+on one thread logits are bit-identical in any batch, so there equality is exact; in one pool it is
+up to a tie.
 """
 
 from __future__ import annotations
@@ -18,13 +19,12 @@ from tgi_llamacpp.config import EngineConfig, KvLayout
 from tgi_llamacpp.messages import SamplingParams, Submit
 from tgi_llamacpp.native import Model, Runner
 
-DEMO = Path(__file__).parents[2] / "src/tgi_llamacpp/demo/demo.gguf"
 NUM_SEQUENCES = 6
 NUM_PROMPT = 20
 NUM_OUTPUT = 70
 MARGIN = 0.05
 CONFIG = EngineConfig(
-    model_path=str(DEMO),
+    model_path="",  # the exact copy's, below
     max_total_tokens=128,
     max_batch_total_tokens=NUM_SEQUENCES * 128,
     max_physical_batch_total_tokens=64,
@@ -40,8 +40,8 @@ Tops = dict[int, list[list[float]]]  # the log-probabilities of two candidates a
 
 
 @pytest.fixture(scope="module")
-def model() -> Iterator[Model]:
-    model = Model(CONFIG)
+def model(exact_model: Path) -> Iterator[Model]:
+    model = Model(msgspec.structs.replace(CONFIG, model_path=str(exact_model)))
     yield model
     model.close()
 

@@ -1,4 +1,5 @@
-"""The native Runner on the demo model: whoever shares a step, a sequence gets what it gets alone.
+"""The native Runner on the demo model's exact copy: whoever shares a step, a sequence gets what it
+gets alone.
 
 What every Runner must do is in tests/engine/runner_contract.py; here is what only a real model
 shows.
@@ -34,7 +35,7 @@ CONFIG = EngineConfig(
     n_threads=2,
     n_threads_batch=2,
     n_gpu_layers=0,
-    type_k="bf16",  # with these types logits are bit-identical in any batch
+    type_k="bf16",  # with these types the exact copy's logits are bit-identical in any batch
     type_v="bf16",
 )
 NONE = np.empty(0, np.int32)
@@ -44,8 +45,8 @@ Row = tuple[int, int, int, bool]  # slot, position, id, sampled
 
 
 @pytest.fixture(scope="module")
-def model() -> Iterator[Model]:
-    model = Model(CONFIG)
+def model(exact_model: Path) -> Iterator[Model]:
+    model = Model(msgspec.structs.replace(CONFIG, model_path=str(exact_model)))
     yield model
     model.close()
 
