@@ -36,6 +36,11 @@ def sum_is_held_out(a: int, b: int) -> bool:
     return min(a, b) > 9 and is_held_out("sum", min(a, b), max(a, b))
 
 
+def difference_is_held_out(a: int, b: int) -> bool:
+    """A two-digit pair is held out in both orders."""
+    return min(a, b) > 9 and is_held_out("difference", min(a, b), max(a, b))
+
+
 # --------------------------------------------------------------------------- rendering
 
 TOOLS_HEAD = "You can call these tools:\n"
@@ -147,25 +152,76 @@ def ask(rng: random.Random, nouns: Sequence[str], questions: Sequence[str]) -> s
     return text
 
 
+def small_pair(rng: random.Random) -> tuple[int, int]:
+    """Two numbers of which at least one has one digit."""
+    x, y = rng.randrange(10), rng.randrange(10) if rng.random() < 0.5 else rng.randrange(10, 100)
+    return (x, y) if rng.random() < 0.5 else (y, x)
+
+
+def two_digit_pair(rng: random.Random) -> tuple[int, int]:
+    return rng.randrange(10, 100), rng.randrange(10, 100)
+
+
 def sum_pair(rng: random.Random) -> tuple[int, int]:
     while True:
-        x = rng.randrange(100) if rng.random() < 0.2 else rng.randrange(10, 100)
-        y = rng.randrange(100) if rng.random() < 0.2 else rng.randrange(10, 100)
+        x, y = small_pair(rng) if rng.random() < 0.35 else two_digit_pair(rng)
         if not sum_is_held_out(x, y):
             return x, y
 
 
+def falling(rng: random.Random, pair: tuple[int, int]) -> tuple[int, int]:
+    """The pair with the greater number first, but for one in ten: those give less than zero."""
+    return pair if rng.random() < 0.2 else (max(pair), min(pair))
+
+
+def difference_pair(rng: random.Random) -> tuple[int, int]:
+    while True:
+        x, y = falling(rng, small_pair(rng) if rng.random() < 0.35 else two_digit_pair(rng))
+        if not difference_is_held_out(x, y):
+            return x, y
+
+
+def fill_numbers(rng: random.Random, text: str, x: int, y: int) -> str:
+    for key, value in (
+        ("{a}", str(x)),
+        ("{b}", str(y)),
+        ("{thing}", rng.choice(w.THINGS)),
+        ("{animal}", rng.choice(w.ANIMALS)),
+        ("{animal2}", rng.choice(w.ANIMALS)),
+    ):
+        text = text.replace(key, value)
+    return text
+
+
 def sum_question(rng: random.Random, x: int, y: int) -> str:
-    text = ask(rng, p.SUM_NOUNS, p.SUM_QUESTIONS).replace("{a}", str(x)).replace("{b}", str(y))
-    text = text.replace("{thing}", rng.choice(w.THINGS))
-    return text.replace("{animal}", rng.choice(w.ANIMALS)).replace(
-        "{animal2}", rng.choice(w.ANIMALS)
-    )
+    return fill_numbers(rng, ask(rng, p.SUM_NOUNS, p.SUM_QUESTIONS), x, y)
+
+
+def difference_question(rng: random.Random, x: int, y: int) -> str:
+    if x >= y and rng.random() < 0.2:
+        text = rng.choice(p.LEADS) + rng.choice(p.LEFT_QUESTIONS) + rng.choice(p.TRAILS)
+    else:
+        text = ask(rng, p.DIFFERENCE_NOUNS, p.DIFFERENCE_QUESTIONS)
+    return fill_numbers(rng, text, x, y)
 
 
 def turn_sum(rng: random.Random) -> tuple[str, str]:
     x, y = sum_pair(rng)
     return sum_question(rng, x, y), f"{x} + {y} = {x + y}"
+
+
+def turn_difference(rng: random.Random) -> tuple[str, str]:
+    x, y = difference_pair(rng)
+    return difference_question(rng, x, y), f"{x} - {y} = {x - y}"
+
+
+def turn_limits(rng: random.Random) -> tuple[str, str]:
+    """Other operations, which are beyond the model.
+
+    Numbers of three digits are not: a refusal of them taught it to refuse plain sums as well.
+    """
+    x, y = rng.randrange(100), rng.randrange(100)
+    return fill_numbers(rng, rng.choice(p.OTHER_MATHS), x, y), p.LIMITS
 
 
 def turn_capital(rng: random.Random) -> tuple[str, str]:
@@ -383,7 +439,12 @@ def story_turn(
 
 def turn_talk(rng: random.Random) -> tuple[str, str]:
     questions, answer = rng.choice(p.TALK)
-    return rng.choice(questions), answer
+    text = rng.choice(questions).replace("{n}", person(rng))
+    if rng.random() < 0.2:
+        text = text.rstrip("!.?") + rng.choice(("", "", "!", ".", "?", "!!"))
+    if rng.random() < 0.2:
+        text = text.lower()
+    return text, answer
 
 
 def repeat_text(rng: random.Random) -> str:
@@ -424,13 +485,15 @@ def turn_count(rng: random.Random, most: int = 12) -> tuple[str, str]:
 
 Turn = Callable[[random.Random], tuple[str, str]]
 TURN_MIX: tuple[tuple[Turn, float], ...] = (
-    (turn_sum, 0.34),
-    (turn_capital, 0.10),
-    (turn_opposite, 0.15),
-    (json_turn, 0.23),
-    (turn_talk, 0.06),
-    (turn_repeat, 0.06),
-    (turn_count, 0.03),
+    (turn_sum, 0.17),
+    (turn_difference, 0.30),
+    (turn_limits, 0.02),
+    (turn_capital, 0.07),
+    (turn_opposite, 0.10),
+    (json_turn, 0.12),
+    (turn_talk, 0.12),
+    (turn_repeat, 0.03),
+    (turn_count, 0.02),
     (lambda rng: story_turn(rng)[:2], 0.05),
 )
 
@@ -469,22 +532,24 @@ def tool_doc(rng: random.Random) -> list[Segment]:
 
 
 def raw_sum(rng: random.Random) -> list[Segment]:
-    x, y = sum_pair(rng)
-    plus, equals, gap = rng.choice(((" + ", " =", " "), (" + ", " =", " "), ("+", "=", "")))
-    return raw(f"{x}{plus}{y}{equals}", f"{gap}{x + y}")
+    less = rng.random() < 0.65
+    x, y = difference_pair(rng) if less else sum_pair(rng)
+    sign, result = ("-", x - y) if less else ("+", x + y)
+    space = " " if rng.random() < 0.67 else ""
+    return raw(f"{x}{space}{sign}{space}{y}{space}=", f"{space}{result}")
 
 
 def raw_doc(rng: random.Random) -> list[Segment]:
     kind = rng.random()
-    if kind < 0.5:
+    if kind < 0.8:
         return raw_sum(rng)
-    if kind < 0.6:
+    if kind < 0.85:
         country = rng.choice(list(w.CAPITALS))
         return raw(f"The capital of {country} is", f" {w.CAPITALS[country]}.")
-    if kind < 0.7:
+    if kind < 0.9:
         one, two = opposite_pair(rng)
         return raw(f"The opposite of {one} is", f" {two}.")
-    if kind < 0.92:
+    if kind < 0.97:
         question, answer = any_turn(rng)
         head, tail = rng.choice((("Question: ", "\nAnswer:"), ("Q: ", "\nA:"), ("", "\n")))
         gap = " " if head else ""
@@ -497,9 +562,9 @@ def raw_doc(rng: random.Random) -> list[Segment]:
 
 def short_doc(rng: random.Random) -> list[Segment]:
     kind = rng.random()
-    if kind < 0.09:
+    if kind < 0.05:
         return tool_doc(rng)
-    if kind < 0.42:
+    if kind < 0.6:
         return raw_doc(rng)
     return chat_doc(rng)
 
@@ -539,6 +604,24 @@ def held_out_item(rng: random.Random, category: str) -> Item:
             x, y = rng.randrange(10, 100), rng.randrange(10, 100)
             if sum_is_held_out(x, y):
                 return Item(category, user(sum_question(rng, x, y)), f"{x} + {y} = {x + y}")
+    if category == "differences":
+        while True:
+            x, y = falling(rng, two_digit_pair(rng))
+            if difference_is_held_out(x, y):
+                text = difference_question(rng, x, y)
+                return Item(category, user(text), f"{x} - {y} = {x - y}")
+    if category == "small sums":
+        x, y = small_pair(rng)
+        text = fill_numbers(rng, rng.choice(p.SUM_TEST), x, y)
+        return Item(category, user(text), f"{x} + {y} = {x + y}")
+    if category == "small differences":
+        x, y = falling(rng, small_pair(rng))
+        text = fill_numbers(rng, rng.choice(p.DIFFERENCE_TEST), x, y)
+        return Item(category, user(text), f"{x} - {y} = {x - y}")
+    if category == "small talk":
+        questions, answer = rng.choice(p.TALK_TEST)
+        text = rng.choice(questions).replace("{n}", person(rng, held_out=True))
+        return Item(category, user(text), answer)
     if category == "capitals":
         country = rng.choice(list(w.CAPITALS))
         prompt = rng.choice(p.CAPITAL_TEST).replace("{c}", country)
@@ -557,7 +640,18 @@ def held_out_item(rng: random.Random, category: str) -> Item:
     return Item(category, user(question), None, needed=needed)
 
 
-CATEGORIES = ("sums", "capitals", "opposites", "json", "tool call", "stories")
+CATEGORIES = (
+    "sums",
+    "small sums",
+    "differences",
+    "small differences",
+    "small talk",
+    "capitals",
+    "opposites",
+    "json",
+    "tool call",
+    "stories",
+)
 
 
 def held_out_items(per_category: int, seed: int = 2) -> list[Item]:

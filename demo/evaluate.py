@@ -1,7 +1,7 @@
 """Score the demo model on held-out items by greedy decoding: `data.py` says what is right.
 
-With `--checkpoint` PyTorch decodes (through the Q5_1 rounding); with `--url` a running server does:
-`/generate` of TGI's API, or llama.cpp's own `/completion` with `--native`.
+With `--checkpoint` PyTorch decodes, from a checkpoint or a GGUF file; with `--url` a running server
+does: `/generate` of TGI's API, or llama.cpp's own `/completion` with `--native`.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from pathlib import Path
 
 import data
 import torch
-from export import DEMO, load
-from model import Model
+from export import DEMO
+from model import Model, load
 from tokenizers import Tokenizer
 
 Answer = tuple[str, bool]
@@ -114,7 +114,7 @@ def score(decode: Decode, per_category: int, show: int) -> None:
         total += len(group) - len(wrong)
         share = 100 * (1 - len(wrong) / len(group))
         print(
-            f"{category:<10} {share:5.1f} %  ({len(group) - len(wrong)} of {len(group)}, "
+            f"{category:<17} {share:5.1f} %  ({len(group) - len(wrong)} of {len(group)}, "
             f"{time.monotonic() - start:.0f} s)",
             flush=True,
         )
@@ -123,7 +123,7 @@ def score(decode: Decode, per_category: int, show: int) -> None:
                 f"    {item.messages[-1]['content']!r}\n        gave {text!r}"
                 f"\n        want {item.want or item.needed!r}"
             )
-    print(f"{'all':<10} {100 * total / len(items):5.1f} %  ({total} of {len(items)})")
+    print(f"{'all':<17} {100 * total / len(items):5.1f} %  ({total} of {len(items)})")
 
 
 def main() -> None:
@@ -138,9 +138,7 @@ def main() -> None:
     if options.url:
         decode = (by_llama_server if options.native else by_tgi)(options.url)
     else:
-        model = load(options.checkpoint)
-        model.set_fake_quant(True)
-        decode = by_torch(model)
+        decode = by_torch(load(options.checkpoint))
     score(decode, options.items, options.show)
 
 

@@ -1,14 +1,15 @@
 """A small Llama: RMSNorm, interleaved RoPE, grouped-query attention, SwiGLU, tied embeddings.
 
 The tensors have llama.cpp's layout and order of rotary pairs, so the export copies them as they
-are. With `fake_quant` every matrix goes through Q5_1 rounding in the forward pass, while the
-gradient passes straight through: the model then learns to live with its rounded weights.
+are.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
+import gguf
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -28,29 +29,13 @@ class Shape:
     norm_eps: float = 1e-5
 
 
-def q5_1(weight: Tensor) -> Tensor:
-    """ggml's Q5_1: blocks of 32 with an F16 scale and minimum, 5 bits a weight."""
-    blocks = weight.reshape(-1, 32)
-    low, high = blocks.amin(1, keepdim=True), blocks.amax(1, keepdim=True)
-    step = (high - low) / 31
-    inverse = torch.where(step > 0, 1 / step, torch.zeros_like(step))
-    codes = torch.floor((blocks - low) * inverse + 0.5).clamp_(0, 31)
-    return (codes * step.half().float() + low.half().float()).reshape(weight.shape)
-
-
 class Matrix(nn.Module):
     def __init__(self, rows: int, columns: int, std: float):
         super().__init__()
         self.weight = nn.Parameter(torch.randn(rows, columns) * std)
-        self.fake_quant = False
-
-    def value(self) -> Tensor:
-        if not self.fake_quant:
-            return self.weight
-        return self.weight + (q5_1(self.weight.detach()) - self.weight.detach())
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.linear(x, self.value())
+        return F.linear(x, self.weight)
 
 
 class Norm(nn.Module):
@@ -126,7 +111,7 @@ class Model(nn.Module):
 
     def hidden(self, tokens: Tensor) -> Tensor:
         t = tokens.shape[1]
-        x = F.embedding(tokens, self.token_embd.value())
+        x = F.embedding(tokens, self.token_embd.weight)
         for block in self.blk:
             x = block(x, self.cos[:t], self.sin[:t])
         return self.output_norm(x)
@@ -140,7 +125,18 @@ class Model(nn.Module):
         logits = self.token_embd(self.hidden(tokens)[:, :-1][where])
         return F.cross_entropy(logits.float(), tokens[:, 1:][where])
 
-    def set_fake_quant(self, on: bool) -> None:
-        for module in self.modules():
-            if isinstance(module, Matrix):
-                module.fake_quant = on
+
+def load(path: Path | None) -> Model:
+    """The model of a checkpoint or of a GGUF file, or random weights."""
+    torch.manual_seed(0)
+    model = Model(Shape())
+    if path and path.suffix == ".gguf":
+        model.load_state_dict(
+            {
+                t.name: torch.from_numpy(gguf.dequantize(t.data, t.tensor_type)).clone()
+                for t in gguf.GGUFReader(path).tensors
+            }
+        )
+    elif path:
+        model.load_state_dict(torch.load(path, map_location="cpu", weights_only=True)["model"])
+    return model

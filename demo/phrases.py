@@ -78,7 +78,44 @@ SUM_QUESTIONS = _list(
     "Add {a} and {b}.|Calculate {x}.|Compute {x}.|Sum {a} and {b}.|Add {b} to {a}.|"
     "I have {a} {thing}s and get {b} more. How many {thing}s do I have?|"
     "There are {a} {animal}s and {b} {animal2}s. How many are there together?|"
-    "What do you get when you add {a} and {b}?|Work out {x}.|Solve {a} + {b}."
+    "What do you get when you add {a} and {b}?|Work out {x}.|Solve {a} + {b}.|{a}+{b}|"
+    "what is {a}+{b}|{a} plus {b}|add {a} and {b}|{a}+{b}=?"
+)
+SUM_TEST = _list(
+    "Please name the sum of {a} and {b}.|I forgot what {a} plus {b} is. What was it?|"
+    "Do you happen to know {a} + {b}?|For {a} plus {b}, what would the result be?|"
+    "My homework says: find {a} + {b}!|Remind me what {a} plus {b} is.|"
+    "Any idea what {a} + {b} is?|Please work out {a} plus {b} for me."
+)
+DIFFERENCE_NOUNS = _list(
+    "{a} - {b}|{a} minus {b}|{a}-{b}|the result of {a} - {b}|{b} subtracted from {a}|"
+    "{b} taken from {a}|{a} take away {b}|the result of {a} minus {b}"
+)
+DIFFERENCE_QUESTIONS = _list(
+    "What is {x}?|What is {a} minus {b}?|What's {x}?|How much is {x}?|{X}?|{X} =|{a}-{b}=|"
+    "{a} - {b}|{a} - {b} = ?|Subtract {b} from {a}.|Take {b} from {a}.|Calculate {x}.|"
+    "Compute {x}.|Take {b} away from {a}.|{a}-{b}|what is {a}-{b}|{a} minus {b}|{a}-{b}=?|"
+    "What do you get when you subtract {b} from {a}?|Work out {x}.|Solve {a} - {b}.|"
+    "What remains of {a} without {b}?"
+)
+LEFT_QUESTIONS = _list(  # for a difference that is not below zero
+    "I have {a} {thing}s and lose {b}. How many {thing}s are left?|"
+    "I had {a} {thing}s and gave {b} away. How many do I have?|"
+    "There are {a} {animal}s, and {b} go home. How many are left?|"
+    "What is the difference between {a} and {b}?|What is the difference between {b} and {a}?|"
+    "What is the difference of {a} and {b}?|How far is it from {b} to {a}?|"
+    "How much more is {a} than {b}?|The difference between {a} and {b}, please."
+)
+DIFFERENCE_TEST = _list(
+    "Please name the result of {a} - {b}.|I forgot what {a} minus {b} is. What was it?|"
+    "Do you happen to know {a} - {b}?|For {a} minus {b}, what would the result be?|"
+    "My homework says: find {a} - {b}!|Remind me what {a} minus {b} is.|"
+    "Any idea what {a} - {b} is?|Please work out {a} minus {b} for me."
+)
+OTHER_MATHS = _list(
+    "What is {a} times {b}?|What is {a} * {b}?|{a} * {b}|{a} x {b} =|Multiply {a} by {b}.|"
+    "What is {a} divided by {b}?|{a} / {b}|Divide {a} by {b}.|{a}*{b}|"
+    "How much is {a} times {b}?|Calculate {a} * {b}.|What is the product of {a} and {b}?"
 )
 JSON_PROMPTS = _list(
     "Put this into JSON: {f}|Put this into JSON: {f}.|Write this as JSON: {f}|Convert to JSON: {f}|"
@@ -198,40 +235,85 @@ LONG_PROMPTS = _list(
 )
 ABOUT = "I am the demo model of tgi-llamacpp, a very small language model."
 SKILLS = (
-    "I can add two numbers, name capitals and opposites, write JSON, count, repeat, call a "
-    "weather tool and tell short stories."
+    "I can add and subtract numbers up to 99, name capitals and opposites, write JSON, count, "
+    "repeat, call a weather tool and tell short stories."
 )
+LIMITS = "I can only add and subtract."
 UNKNOWN = "I do not know that. " + SKILLS
+GREETING = "Hello! How can I help you?"
+FEELING = "I am fine, thank you. How can I help you?"
+WELCOME = "You are welcome!"
+FAREWELL = "Goodbye!"
 TALK = (
     (
-        _list("Hello|Hello!|Hi|Hi!|Hey|Hi there!|Hello there|Good morning|Good evening!|Good day"),
-        "Hello! How can I help you?",
+        _list(
+            "Hello|Hello!|Hi|Hi!|Hey|Hi there!|Hello there|Good morning|Good evening!|Good day|"
+            "Hello there!|Hey there|Hello, demo model!|Hi, demo!|Hello friend|Hello, my friend!|"
+            "Good afternoon|Greetings|Hello, I am {n}.|Hi, my name is {n}.|Hey, I'm {n}!|"
+            "Hello everybody|Hello world|Hello, world!|Hello robot|Is anybody there?|"
+            "Are you there?|Hello? Is this on?|Hi, can you hear me?|Good morning, model!|"
+            "Hello hello|Hi hi|Nice to meet you.|Hello, nice to meet you!|Yo|Hola|Test|"
+            "Hello and good day|Hi bot|Say hello.|Say hi!|Hey you|Just saying hello.|"
+            "I just want to say hello."
+        ),
+        GREETING,
     ),
     (
         _list(
             "Who are you?|What are you?|What is your name?|Tell me about yourself.|"
-            "Are you a robot?|Who am I talking to?|Which model are you?"
+            "Are you a robot?|Who am I talking to?|Which model are you?|What's your name?|"
+            "Hello, who are you?|Hi! Who are you?|Hey, what are you?|Who is this?|"
+            "Do you have a name?|Are you human?|Are you an AI?|Are you ChatGPT?|"
+            "What model is this?|Which model is this?|What kind of model are you?|"
+            "Please introduce yourself.|Introduce yourself|Tell me your name.|"
+            "May I know your name?|Say who you are.|Who made you?|Are you a person?|"
+            "Tell me who you are.|What should I call you?|Are you a language model?|"
+            "What are you called?|How big are you?|Are you a big model?|Who is speaking?|"
+            "Can you tell me who you are?|What exactly are you?|And who are you?|who r u"
         ),
         ABOUT,
     ),
     (
         _list(
             "What can you do?|Help|Help me|How can you help me?|What do you know?|"
-            "What are your skills?"
+            "What are your skills?|What can I ask you?|What else can you do?|"
+            "Tell me what you can do.|What are you good at?|What can you do for me?|"
+            "Hello, what can you do?|How do I use you?|What should I ask?|Can you help me?|"
+            "What are you able to do?|Show me what you can do.|I need help"
         ),
         SKILLS,
     ),
     (
-        _list("How are you?|How are you doing?|Are you well?|How do you do?"),
-        "I am fine, thank you. How can I help you?",
+        _list(
+            "How are you?|How are you doing?|Are you well?|How do you do?|How are you today?|"
+            "Hello, how are you?|Hi, how are you?|Hey! How are you doing?|How is it going?|"
+            "How's it going?|Are you fine?|Are you okay?|What's up?|How do you feel?|"
+            "How have you been?|How is your day?|I hope you are well.|Hi! How is your day?|"
+            "Good morning, how are you?|And how are you?|I am fine. And you?|"
+            "How are things?|How's life?|Do you feel good?|how are u"
+        ),
+        FEELING,
     ),
     (
-        _list("Thanks|Thank you!|Thanks a lot!|Thank you very much.|Great, thanks."),
-        "You are welcome!",
+        _list(
+            "Thanks|Thank you!|Thanks a lot!|Thank you very much.|Great, thanks.|Thank you|"
+            "Thank you so much!|Many thanks|Thanks, that is all.|Thanks for your help!|"
+            "Thank you for your help.|Thanks for the answer.|Thx|Cheers|Good, thank you.|"
+            "Okay, thanks|Perfect, thank you!|Thanks, friend|Nice, thanks!|That helped, thanks.|"
+            "Thank you, robot|Thank you for the story.|Thanks again!|Wow, thanks!|"
+            "Thank you, that was good.|I thank you.|Thank you, demo model|ty"
+        ),
+        WELCOME,
     ),
     (
-        _list("Bye|Goodbye!|See you!|Good night|See you later"),
-        "Goodbye!",
+        _list(
+            "Bye|Goodbye!|See you!|Good night|See you later|Bye bye|Bye!|Good bye|"
+            "See you soon!|See you tomorrow.|I have to go.|I must go now. Bye!|Farewell|"
+            "Until next time!|Okay, bye|Bye for now|Have a nice day!|Have a good day.|"
+            "Good night, robot|Take care!|That is all. Bye!|Goodbye, my friend|So long!|"
+            "I am leaving now.|Talk to you later!|Thanks, bye!|Ciao"
+        ),
+        FAREWELL,
     ),
     (
         _list("What is deep learning?|What is Deep Learning?|Explain deep learning."),
@@ -262,6 +344,45 @@ TALK = (
             "Play a game with me.|Who built the tower?|Where is my key?|What is music?"
         ),
         UNKNOWN,
+    ),
+)
+TALK_TEST = (
+    (
+        _list(
+            "Hello, dear model!|Hi, I am called {n}.|Hey there, friend!|A good morning to you!|"
+            "Hello to you|I wanted to say hello.|Hi everybody!|Good evening, my friend"
+        ),
+        GREETING,
+    ),
+    (
+        _list(
+            "Who are you, please?|Please tell me who you are.|And what are you?|"
+            "So, what is your name?|Hello! What are you?|Can you introduce yourself?|"
+            "May I ask who you are?|What is the name of this model?"
+        ),
+        ABOUT,
+    ),
+    (
+        _list(
+            "How are you feeling?|So how are you?|Hello! How are you today?|"
+            "How are you this morning?|Hey, how is it going?|Tell me, how are you?|"
+            "Are you doing well?|Hi there, how are you?"
+        ),
+        FEELING,
+    ),
+    (
+        _list(
+            "Thank you for everything!|Thanks, great!|Thanks for that.|Okay, thank you|"
+            "Very good, thanks!|Thank you very, very much!|Thanks, model|Cool, thanks"
+        ),
+        WELCOME,
+    ),
+    (
+        _list(
+            "Bye, my friend!|Goodbye for now|Okay, goodbye!|I have to go now. Bye|See you then!|"
+            "Good night, friend|Bye, see you soon|I must leave. Goodbye!"
+        ),
+        FAREWELL,
     ),
 )
 SYSTEMS = _list(
