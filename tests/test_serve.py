@@ -11,6 +11,7 @@ import socket
 from collections.abc import Iterator
 from pathlib import Path
 
+import gguf
 import httpx
 import pytest
 
@@ -109,6 +110,32 @@ class TestAnswers:
             cached.append(answer["usage"]["prompt_tokens_details"]["cached_tokens"])
         assert cached[1] > 0
         assert cached[2] == 0
+
+    @pytest.mark.parametrize(
+        ("question", "answer"),
+        [
+            ("Hello", "Hello! How can I help you?"),
+            ("Who are you?", "I am the demo model of tgi-llamacpp, a very small language model."),
+            ("How are you?", "I am fine, thank you. How can I help you?"),
+            ("Thanks!", "You are welcome!"),
+            ("Bye!", "Goodbye!"),
+            ("What is 58 + 67?", "58 + 67 = 125"),
+            ("What is the opposite of early?", "The opposite of early is late."),
+        ],
+    )
+    def test_the_demo_answers_what_people_try_first(
+        self, server: ServerProcess, question: str, answer: str
+    ) -> None:
+        body = CAPITAL | {"messages": [{"role": "user", "content": question}]}
+        said = post(server.url + "/v1/chat/completions", body).json()
+        assert said["choices"][0]["message"]["content"] == answer
+
+    def test_the_demo_model_is_small_and_of_a_type_with_fast_kernels(self) -> None:
+        path = DEMO / "demo.gguf"
+        tensors = gguf.GGUFReader(path).tensors
+        types = {t.tensor_type for t in tensors if not t.name.endswith("norm.weight")}
+        assert types == {gguf.GGMLQuantizationType.Q8_0}
+        assert path.stat().st_size < 5_000_000
 
     def test_info_tells_the_models_name_and_limits(self, server: ServerProcess) -> None:
         info = get(server.url + "/info").json()
