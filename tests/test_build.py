@@ -19,8 +19,11 @@ from tgi_llamacpp.native import cpu_features, missing_features, missing_gpu
 
 ROOT = Path(__file__).parent.parent
 CMAKE = Path(sys.executable).with_name("cmake")
-BUILD_DIR = ROOT / "build/editable"  # its objects are reused: a wheel must not take minutes here
+BUILD_DIR = ROOT / "build/editable"  # what `make build` compiled is reused
+COMPILE_TIMEOUT_S = 1500  # of all of llama.cpp on two busy cores, should nothing be reused
 LIBRARIES = {"libllama.so", "libggml.so", "libggml-base.so", "libggml-cpu.so"}
+
+pytestmark = pytest.mark.timeout(COMPILE_TIMEOUT_S + 100)
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +33,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
         *(sys.executable, "-m", "pip", "wheel", "--no-build-isolation", "--no-deps", "--no-index"),
         *("--wheel-dir", str(folder), "-C", f"build-dir={BUILD_DIR}", str(ROOT)),
     ]
-    result = subprocess.run(command, capture_output=True, text=True, timeout=110)
+    result = subprocess.run(command, capture_output=True, text=True, timeout=COMPILE_TIMEOUT_S)
     assert result.returncode == 0, result.stdout + result.stderr
     return next(folder.glob("*.whl"))
 
