@@ -13,7 +13,7 @@ import httpx
 import pytest
 
 import tgi_llamacpp.native
-from tests.adversity.streams import EXACT
+from tests.exact_model import EXACT_KV
 from tests.llamacpp_source import llamacpp_source as llamacpp_source
 from tests.models.fetch import FOLDER_VARIABLE, models_folder
 from tests.models.plain_loop import PlainLoop, build_plain_loop
@@ -136,7 +136,7 @@ def served(model: RealModel, tmp_path_factory: pytest.TempPathFactory) -> Iterat
         f"--max-input-tokens={model.max_total_tokens - 64}",
         "--cache-ram=16",  # full soon, so that it is no growth of the memory
     )
-    with ServerProcess("serve", *EXACT, *flags, **{INTEGRITY_VARIABLE: "1"}) as process:
+    with ServerProcess("serve", *EXACT_KV, *flags, **{INTEGRITY_VARIABLE: "1"}) as process:
         with httpx.Client(base_url=process.url, timeout=600) as client:
             yield Served(process, config, model, client)
         assert process.stop() == 0
