@@ -194,7 +194,7 @@ def _cache_ram_mib(config: ServerConfig, memory_bytes: int | None) -> int:
 def _lengths(config: ServerConfig, context_tokens: int | None) -> tuple[int, int, list[str]]:
     """(max_input_tokens, max_total_tokens, notes): what was asked for, cut to the model's context.
 
-    One that nobody set follows from the others: a total from the input and the budget, an input
+    An unset limit follows from the others: a total from the input and the budget, an input
     from the total.
     """
     asked_input = _asked_input_tokens(config)

@@ -26,7 +26,7 @@ _BYTE_ORDER_MARKS = (
 
 
 def path_of(text: str) -> Path:
-    """The path that a setting names. `~` stays as it is where nobody knows a home."""
+    """The path that a setting names. `~` stays as it is where no home folder is known."""
     return Path(os.path.expanduser(text))
 
 

@@ -24,7 +24,7 @@ MAX_FRAME_BYTES = 64 * 1024 * 1024
 SIZE_BOUNDS = tuple(range(1, 1025))  # of a batch in sequences, as in TGI
 # Why an admitted sequence found nothing in the prefix cache: nobody begins as it does; too little
 # of it; those who do are not there yet; the memory shares states only whole; its ids are to be
-# scored, for which nobody has kept logits; the request wants nothing of others.
+# scored, and no logits are kept; the request asked for no cached prefix.
 PREFIX_MISSES = ("unknown", "short", "computing", "partial", "scored", "unwanted")
 # Why a save to host memory or a load from it was not done: no time beside running streams; it takes
 # longer than to compute the tokens; it does not fit the bound, or the machine's memory; the slot's
@@ -102,7 +102,7 @@ class Submit(msgspec.Struct, frozen=True, array_like=True, tag="submit", gc=Fals
     prompt_logprobs: bool = False
     num_scored: int = 0  # log-probabilities that are there already, when a sequence is resumed
     more_follow: bool = False  # others are about to be submitted: an engine at rest awaits them
-    takes_prefix: bool = True  # else the whole prompt is computed for it, whoever had it before
+    takes_prefix: bool = True  # else the whole prompt is computed, cached or not
 
 
 class Abort(msgspec.Struct, frozen=True, array_like=True, tag="abort", gc=False):

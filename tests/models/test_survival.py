@@ -22,7 +22,7 @@ NUM_TOKENS = 24
 
 
 def check_streams(served: Served, plain_loop: PlainLoop, act: Callable[[], None]) -> None:
-    """Streams, in the middle of which something happens: nobody sees anything of it."""
+    """Streams in the middle of which something happens: their clients do not notice."""
     prompts = [inventory(2000 + 100 * number, 4) for number in range(NUM_STREAMS)]
     num_events = 0
 
